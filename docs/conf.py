@@ -1,0 +1,66 @@
+# Sphinx configuration: https://www.sphinx-doc.org/en/master/usage/configuration.html
+import shutil
+import warnings
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+# The executed notebooks of tutorials/ are shown as they are; docs/tutorials/ holds copies for the build only.
+for copy in HERE.glob("tutorials/*.ipynb"):
+    copy.unlink()
+for notebook in HERE.parent.glob("tutorials/*.ipynb"):
+    shutil.copy2(notebook, HERE / "tutorials")
+
+project = "RMVE"
+author = "the RMVE developers"
+copyright = f"2026, {author}"
+release = version = installed_version("rmve")
+repository_url = "https://github.com/rmve/rmve"
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",  # After napoleon.
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "README.md", "**.ipynb_checkpoints"]
+suppress_warnings = [
+    "sphinx_autodoc_typehints.forward_reference",  # Types that dependencies import for type checking only.
+    "sphinx_autodoc_typehints.guarded_import",
+]
+# Said to its developers once for each type that it shows.
+warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints", category=PendingDeprecationWarning)
+warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints", category=DeprecationWarning)
+
+# Pages
+myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# API
+autodoc_member_order = "bysource"
+autosummary_generate = True
+default_role = "literal"
+napoleon_google_docstring = False
+napoleon_include_init_with_doc = False
+napoleon_use_rtype = False
+
+# HTML
+html_theme = "sphinx_book_theme"
+html_title = "RMVE"
+html_theme_options = {
+    "path_to_docs": "docs",
+    "repository_branch": "main",
+    "repository_url": repository_url,
+    "use_repository_button": True,
+}

@@ -1,0 +1,230 @@
+"""From components to clusters: assignment of cells, table of components, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from rmve import components
+from rmve._validation import check_positive_int
+from rmve.maths.gaussians import between_components, bhattacharyya
+
+
+class ClustersMixin:
+    """Part of :class:`rmve.RMVE` that turns the mixture's components into clusters."""
+
+    @torch.inference_mode()
+    def _posterior(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, batch_size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``q(y|x)`` over components, shape ``(n, K)``, and the latent mean, shape ``(n, d)``, in one pass."""
+        adata = self._validate_anndata(adata)
+        probabilities, latent = [], []
+        for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size or 1024):
+            inputs = self.module._get_inference_input(tensors)
+            inputs = {k: v if v is None else v.to(self.device) for k, v in inputs.items()}
+            outputs = self.module.encode(**inputs)
+            q = outputs["log_q"].exp()
+            probabilities.append(q.cpu())
+            latent.append((q[..., None] * outputs["z_mean"]).sum(1).cpu())
+        return torch.cat(probabilities).numpy(), torch.cat(latent).numpy()
+
+    # -------------------------------------------------------------- clusters
+
+    def set_clusters(self, cluster_of: np.ndarray) -> None:
+        """Declare which components make up a cluster.
+
+        Parameters
+        ----------
+        cluster_of
+            Cluster number of each component, shape ``(K,)``; numbers ``0, 1, ...`` without a gap. Components
+            of labels keep the name of the label, if no two labels share a cluster.
+        """
+        cluster_of = np.asarray(cluster_of, dtype=int)
+        names = []
+        for cluster in range(cluster_of.max() + 1):
+            labels = [self.label_names_[k] for k in np.flatnonzero(cluster_of == cluster) if k < len(self.label_names_)]
+            names.append(" + ".join(labels))
+        fresh = iter(range(len(names)))
+        prefix = "new_" if self.label_names_ else ""
+        self.cluster_names_ = [name or f"{prefix}{next(fresh)}" for name in names]
+        self.component_cluster_ = cluster_of.tolist()
+
+    def number_clusters(self, merged: np.ndarray | None = None) -> None:
+        """Number clusters by size on the training data; components without cells join the nearest cluster.
+
+        Parameters
+        ----------
+        merged
+            Component that each component was merged into, shape ``(K,)``; ``None`` leaves each on its own.
+        """
+        assignment, _ = self._posterior()
+        belongs = np.arange(self.module.n_components) if merged is None else np.asarray(merged)
+        together = np.zeros((len(belongs), len(belongs)))
+        together[np.arange(len(belongs)), belongs] = 1.0
+        hard = (assignment @ together).argmax(1)
+        sizes = np.bincount(hard, minlength=len(belongs))
+        keep = sizes > 0
+        keep[belongs[: len(self.label_names_)]] = True  # a known type stays, even if no cell was given to it
+        distance = self._separations()
+        roots = np.flatnonzero(keep)
+        for k in np.flatnonzero(~keep[belongs]):
+            belongs = belongs.copy()
+            belongs[k] = roots[distance[k, roots].argmin()]
+        order = components.order_by_size(hard, len(belongs))
+        rank = {component: number for number, component in enumerate(c for c in order if keep[c])}
+        self.set_clusters(np.array([rank[component] for component in belongs]))
+
+    def _cluster_probabilities(self, assignment: np.ndarray, index: pd.Index) -> pd.DataFrame:
+        """``q(y|x)`` summed over the components of each cluster; rows sum to one."""
+        together = np.eye(len(self.cluster_names_), dtype=assignment.dtype)[self.component_cluster_]
+        return pd.DataFrame(assignment @ together, index=index, columns=self.cluster_names_)
+
+    @staticmethod
+    def _hard_labels(probabilities: pd.DataFrame) -> pd.Series:
+        codes = probabilities.to_numpy().argmax(1)
+        values = pd.Categorical.from_codes(codes, categories=list(probabilities.columns))
+        return pd.Series(values, index=probabilities.index)
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        soft: bool = False,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Cluster of each cell.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+        soft
+            Whether to return probabilities instead of the most probable cluster.
+        indices
+            Rows of ``adata``; ``None`` is all.
+        batch_size
+            Cells in a mini-batch.
+
+        Returns
+        -------
+        A categorical series, or with ``soft`` a data frame of ``q(y|x)`` with a column for each cluster; the index
+        holds the cells' names. Clusters are called ``"0"``, ``"1"``, ... from the largest to the smallest in the
+        training data; with labels, by the labels, and new ones ``"new_0"``, ``"new_1"``, ...
+        """
+        self._check_if_trained()
+        adata = self._validate_anndata(adata)
+        assignment, _ = self._posterior(adata, indices, batch_size)
+        index = adata.obs_names if indices is None else adata.obs_names[indices]
+        probabilities = self._cluster_probabilities(assignment, index)
+        return probabilities if soft else self._hard_labels(probabilities)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters, after merging."""
+        return len(self.cluster_names_)
+
+    # ------------------------------------------------------------ components
+
+    @torch.inference_mode()
+    def _separations(self) -> np.ndarray:
+        """Bhattacharyya distance of each pair of components, shape ``(K, K)``, infinite on the diagonal."""
+        mixture = self.module.mixture
+        distance = between_components(bhattacharyya, mixture.mean, mixture.var).cpu().numpy().astype(float)
+        np.fill_diagonal(distance, np.inf)
+        return distance
+
+    @property
+    def component_means(self) -> pd.DataFrame:
+        """Means of the components, ``(K, n_latent)``."""
+        return pd.DataFrame(self.module.mixture.mean.detach().cpu().numpy())
+
+    @property
+    def component_variances(self) -> pd.DataFrame:
+        """Variances of the components, ``(K, n_latent)``."""
+        return pd.DataFrame(self.module.mixture.var.detach().cpu().numpy())
+
+    def get_components(self) -> pd.DataFrame:
+        """Table of the mixture's components, used or not.
+
+        Returns
+        -------
+        Data frame with a row for each component: ``weight`` (mean of ``q(y|x)`` over the training data), ``n_cells``
+        (cells most probably of it), ``separation`` (Bhattacharyya distance in nats to the nearest active component;
+        infinite if there is none), ``nearest`` (that component, -1 if none), ``active`` (holds cells) and
+        ``cluster``. Means and covariances are in :attr:`component_means` and :attr:`component_variances`.
+        """
+        self._check_if_trained()
+        assignment, _ = self._posterior()
+        n_cells = np.bincount(assignment.argmax(1), minlength=assignment.shape[1])
+        active = n_cells > 0
+        distance = np.where(active[None], self._separations(), np.inf)
+        nearest = distance.argmin(1)
+        separation = distance[np.arange(len(distance)), nearest]
+        return pd.DataFrame(
+            {
+                "weight": assignment.mean(0),
+                "n_cells": n_cells,
+                "separation": separation,
+                "nearest": np.where(np.isfinite(separation), nearest, -1),
+                "active": active,
+                "cluster": [self.cluster_names_[cluster] for cluster in self.component_cluster_],
+            },
+            index=pd.RangeIndex(len(n_cells)).astype(str),
+        )
+
+    def get_merge_tree(self) -> pd.DataFrame:
+        """All merges from the active components down to one cluster, the most overlapping first.
+
+        Returns
+        -------
+        Data frame with a row for each merge: ``kept`` and ``merged`` (components; the union is called ``kept``),
+        ``overlap`` (share of the smaller one's cells that the mixture would give to the other, and back), ``distance``
+        (increase of the within-cluster sum of squares per cell) and ``n_clusters`` (left after it).
+        """
+        self._check_if_trained()
+        tree = self._merge_tree()
+        frame = pd.DataFrame(tree, columns=["kept", "merged", "overlap", "distance"])
+        frame = frame.astype({"kept": int, "merged": int})
+        frame["n_clusters"] = np.arange(len(frame), 0, -1)
+        return frame
+
+    @torch.inference_mode()
+    def _merge_tree(self) -> np.ndarray:
+        assignment, latent = self._posterior()
+        log_r = self.module.mixture.log_responsibilities(torch.from_numpy(latent).to(self.device))
+        return components.merge_tree(assignment.argmax(1), log_r.exp().cpu().numpy(), latent)
+
+    def merge_components(self, n_clusters: int | None = None) -> pd.Series:
+        """Make coarser clusters by merging overlapping components, without retraining.
+
+        Parameters
+        ----------
+        n_clusters
+            Clusters to keep; ``None`` undoes all merges.
+
+        Returns
+        -------
+        The new cluster of each cell of the training data, which :meth:`predict` and ``annotate`` also use
+        from then on.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer active components than ``n_clusters``.
+        """
+        self._check_if_trained()
+        if n_clusters is None:
+            self.number_clusters()
+            return self.predict()
+        check_positive_int("n_clusters", n_clusters)
+        tree = self._merge_tree()
+        if n_clusters > len(tree) + 1:
+            raise ValueError(f"`n_clusters={n_clusters}` is more than the {len(tree) + 1} components that hold cells.")
+        merges = len(tree) + 1 - n_clusters
+        self.number_clusters(components.cut_tree(tree, self.module.n_components, merges))
+        return self.predict()

@@ -1,0 +1,54 @@
+"""Every name that RMVE reads from or writes into AnnData and the model's registry, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Default of ``key_added``.
+DEFAULT_KEY = "rmve"
+
+#: Keys of the tensors in a mini-batch beyond scvi-tools' ``REGISTRY_KEYS``.
+SPATIAL_KEY = "spatial"
+INDEX_KEY = "ind_x"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The names that :meth:`rmve.RMVE.annotate` writes for one ``key_added``."""
+
+    key_added: str = DEFAULT_KEY
+
+    @property
+    def cluster(self) -> str:
+        """``obs``: cluster of each cell, categorical."""
+        return self.key_added
+
+    @property
+    def confidence(self) -> str:
+        """``obs``: largest ``q(y|x)``."""
+        return f"{self.key_added}_confidence"
+
+    @property
+    def latent(self) -> str:
+        """``obsm``: latent mean, ``(n_cells, n_latent)``."""
+        return f"X_{self.key_added}"
+
+    @property
+    def probabilities(self) -> str:
+        """``obsm``: ``q(y|x)`` as a data frame with a column per cluster."""
+        return f"{self.key_added}_probabilities"
+
+    @property
+    def spatial(self) -> str:
+        """``obsm``: predicted coordinates, axes and unit of ``spatial_key``."""
+        return f"X_{self.key_added}_spatial"
+
+    @property
+    def spatial_sd(self) -> str:
+        """``obs``: standard deviation of the predicted coordinates, in the same unit."""
+        return f"{self.key_added}_spatial_sd"
+
+    @property
+    def uns(self) -> str:
+        """``uns``: parameters, component table, spatial map, versions."""
+        return self.key_added

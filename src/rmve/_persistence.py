@@ -1,0 +1,259 @@
+"""Saving, loading, and meeting new data."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData, read_h5ad
+from scvi.model.base import ArchesMixin
+
+from rmve import _validation as check
+from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY, parse_device_args
+from rmve._serialization import read_model, write_model
+from rmve.spatial import SpatialMap
+
+ADATA_FILE = "adata.h5ad"
+#: Attributes of a model that are saved beside its weights, registry and constructor arguments.
+SAVED = (
+    "is_trained_",
+    "history_",
+    "train_indices_",
+    "validation_indices_",
+    "test_indices_",
+    "var_names_",
+    "label_names_",
+    "n_components_is_known_",
+    "component_cluster_",
+    "cluster_names_",
+)
+
+
+class PersistenceMixin:
+    """Part of :class:`rmve.RMVE` that saves and loads models and checks new data."""
+
+    @classmethod
+    def _check_set_up(cls, adata: AnnData) -> None:
+        """Raise unless this very object went through ``setup_anndata`` of this class."""
+        check.check_anndata(adata)
+        try:
+            manager = cls._get_most_recent_anndata_manager(adata, required=False)
+        except ValueError:
+            raise ValueError(
+                "`adata` is a copy of an AnnData that was set up. Call `RMVE.setup_anndata` on the copy, too."
+            ) from None
+        if manager is None:
+            raise ValueError("`adata` is not set up. Call `RMVE.setup_anndata(adata, ...)` first.")
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
+        """Genes of the model, in its order."""
+        return np.asarray(self.var_names_)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """Check new data against the model before scvi-tools registers it."""
+        if adata is None:
+            if self.adata is None:
+                raise ValueError("The model was loaded without data. Give `adata`.")
+            return super()._validate_anndata(None, copy_if_view=copy_if_view)
+        if adata is self.adata:
+            check.check_genes(adata.var_names, self.var_names_)
+            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        self._check_new_data(adata)
+        if adata.is_view and copy_if_view:
+            adata = adata.copy()
+        labels_key = self._setup_arg("labels_key")
+        if labels_key is not None and labels_key not in adata.obs and self.adata_manager is not None:
+            self._register_manager_for_instance(self.adata_manager.transfer_fields(adata, allow_missing_labels=True))
+        return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    def _check_new_data(self, adata: AnnData, new_batches: bool = False) -> None:
+        """Raise unless new data has the model's genes, layer, columns, known batches and labels."""
+        if not isinstance(adata, AnnData):
+            raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
+        check.check_anndata(adata.copy() if adata.is_view else adata)
+        check.check_genes(adata.var_names, self.var_names_)
+        layer, batch_key, labels_key = (self._setup_arg(name) for name in ("layer", "batch_key", "labels_key"))
+        check.check_finite(adata, layer)
+        check.check_values(adata, layer, self.gene_likelihood)
+        check.check_columns(
+            adata,
+            batch_key,
+            labels_key if labels_key in adata.obs else None,
+            self._setup_arg("size_factor_key"),
+            self._setup_arg("categorical_covariate_keys"),
+            self._setup_arg("continuous_covariate_keys"),
+        )
+        states = self.registry_["field_registries"]
+        if batch_key is not None and not new_batches:
+            check.check_known_batches(adata, batch_key, states["batch"]["state_registry"]["categorical_mapping"])
+        if labels_key is not None and labels_key in adata.obs:
+            check.check_known_labels(adata, labels_key, states["labels"]["state_registry"]["categorical_mapping"])
+
+    # ---------------------------------------------------------- save and load
+
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs,
+    ) -> None:
+        """Save the model into a folder: ``model.pt`` (tensors) and ``model.json`` (everything else).
+
+        Parameters
+        ----------
+        dir_path
+            Folder to make.
+        prefix
+            Prepended to the file names.
+        overwrite
+            Whether to write into an existing folder.
+        save_anndata
+            Whether to write the training data there, too.
+        **anndata_write_kwargs
+            Passed to :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder exists and ``overwrite`` is not set.
+        ValueError
+            If ``save_anndata`` is asked of a model without data.
+        """
+        folder = Path(dir_path)
+        if folder.exists() and not overwrite:
+            raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
+        if save_anndata and self.adata is None:
+            raise ValueError("The model has no data to save.")
+        document = {
+            "rmve_version": version("rmve"),
+            "init_params": self.init_params_["non_kwargs"],
+            "registry": self.registry_,
+            "attributes": {name: getattr(self, name) for name in SAVED},
+            "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(folder, prefix or "", self.module.state_dict(), document)
+        if save_anndata:
+            self.adata.write_h5ad(folder / f"{prefix or ''}{ADATA_FILE}", **anndata_write_kwargs)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ):
+        """Load a saved model. Nothing in its files is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` made.
+        adata
+            Data with the model's genes; it need not be set up. ``None`` reads the data saved with the model, if
+            there is any; ``False`` loads the model alone.
+        accelerator, device
+            Where to put the model.
+        prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no saved model.
+        ValueError
+            If the files are not a model of this class, or ``adata`` does not fit it.
+        """
+        _, _, where = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
+        folder, prefix = Path(dir_path), prefix or ""
+        state_dict, document = read_model(folder, prefix, where)
+        registry = document["registry"]
+        if registry[MODEL_NAME_KEY] != cls.__name__:
+            raise ValueError(f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class.")
+        if adata is None:
+            saved = folder / f"{prefix}{ADATA_FILE}"
+            adata = read_h5ad(saved) if saved.is_file() else None
+        if adata is False:
+            adata = None
+        if adata is not None:
+            check.check_anndata(adata)
+            check.check_genes(adata.var_names, document["attributes"]["var_names_"])
+            cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **registry[SETUP_ARGS_KEY])
+        model = cls(adata, registry=registry, **document["init_params"])
+        for name, value in document["attributes"].items():
+            setattr(model, name, value)
+        if document["spatial_map"] is not None:
+            model.spatial_map_ = SpatialMap(**document["spatial_map"])
+        model.module.load_state_dict(state_dict)
+        model.to_device(where)
+        model.module.eval()
+        return model
+
+    # -------------------------------------------------------------- new cells
+
+    @classmethod
+    def load_query_data(cls, adata: AnnData, reference_model, inplace_subset_query_vars: bool = False, **kwargs):
+        """Adapt a trained model to new cells, for example of new batches (scArches).
+
+        Parameters
+        ----------
+        adata
+            New cells with the reference's genes.
+        reference_model
+            A trained model, or the folder it was saved in.
+        inplace_subset_query_vars
+            Whether to reduce ``adata`` to the reference's genes, in their order.
+        **kwargs
+            Passed to scvi-tools, for example ``unfrozen=True`` to train all weights.
+
+        Returns
+        -------
+        A model on ``adata``. Components and clusters are the reference's; training it (with
+        ``plan_kwargs={"weight_decay": 0.0}``) adapts what the decoder is told of new batches.
+
+        Raises
+        ------
+        ValueError
+            If genes are missing, or ``adata`` has a label that the reference does not know.
+        """
+        if not isinstance(reference_model, cls):
+            reference_model = cls.load(reference_model, adata=False)
+        if inplace_subset_query_vars:
+            adata._inplace_subset_var(pd.Index(reference_model.get_var_names()))
+        reference_model._check_new_data(adata, new_batches=True)
+        model = super().load_query_data(adata, reference_model, **kwargs)
+        # components and clusters are the reference's
+        model.is_trained_ = True
+        return model
+
+    @staticmethod
+    def prepare_query_anndata(adata: AnnData, reference_model, return_reference_var_names: bool = False, inplace=True):
+        """Give new cells the reference's genes, in its order, with zeros for missing ones.
+
+        Parameters
+        ----------
+        adata
+            New cells.
+        reference_model
+            A trained model, or the folder it was saved in.
+        return_reference_var_names
+            Whether to return the reference's genes and do nothing else.
+        inplace
+            Whether to change ``adata`` or to return a new one.
+        """
+        if isinstance(reference_model, str | os.PathLike):
+            from rmve.model import RMVE
+
+            reference_model = RMVE.load(reference_model, adata=False)
+        return ArchesMixin.prepare_query_anndata(adata, reference_model, return_reference_var_names, inplace)

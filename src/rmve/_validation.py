@@ -1,0 +1,309 @@
+"""Every check of user input, once. Each error says what is wrong, in which key, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from rmve.initialization import row_chunks, row_sums
+
+
+def _where(layer: str | None) -> str:
+    return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
+
+
+def _shorten(names: Sequence, limit: int = 5) -> str:
+    shown = ", ".join(repr(str(name)) for name in names[:limit])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def _require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
+    if key not in adata.obs:
+        raise KeyError(f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}.")
+    return adata.obs[key]
+
+
+def check_anndata(adata: ad.AnnData) -> None:
+    """Raise unless ``adata`` is a non-empty AnnData that owns its data.
+
+    Raises
+    ------
+    TypeError
+        If it is not an AnnData.
+    ValueError
+        If it is empty, a view, or has duplicated gene names.
+    """
+    if not isinstance(adata, ad.AnnData):
+        raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(f"`adata` is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
+    if adata.is_view:
+        raise ValueError("`adata` is a view of another AnnData. Make it independent with `adata = adata.copy()`.")
+    if not adata.var_names.is_unique:
+        raise ValueError("`adata.var_names` has duplicates. Call `adata.var_names_make_unique()` first.")
+
+
+def get_matrix(adata: ad.AnnData, layer: str | None):
+    """The data matrix of a layer.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If ``layer`` is None and ``adata.X`` is missing.
+    """
+    if layer is None:
+        if adata.X is None:
+            raise ValueError("`adata.X` is None. Give the `layer` that holds the data.")
+        return adata.X
+    if layer not in adata.layers:
+        raise KeyError(f"`layer={layer!r}` is not in `adata.layers`. Its layers: {_shorten(list(adata.layers)) or 'none'}.")
+    return adata.layers[layer]
+
+
+def _values(x):
+    """Blocks of the stored values of a matrix: all that can be non-zero."""
+    if sp.issparse(x):
+        yield x.data
+    else:
+        yield from row_chunks(x)
+
+
+def check_finite(adata: ad.AnnData, layer: str | None) -> None:
+    """Raise unless all values of the matrix are finite numbers.
+
+    Raises
+    ------
+    TypeError
+        If the matrix does not hold numbers.
+    ValueError
+        If it holds NaN or infinite values.
+    """
+    x = get_matrix(adata, layer)
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise TypeError(f"{_where(layer)} must hold numbers, not {x.dtype}.")
+    for values in _values(x):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{_where(layer)} holds NaN or infinite values. Remove or impute them first.")
+
+
+def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
+    """Raise unless the values fit the likelihood.
+
+    Raises
+    ------
+    ValueError
+        For a count likelihood: negative or fractional values, or a cell without counts. For ``"bernoulli"``:
+        values outside ``[0, 1]``.
+    """
+    x = get_matrix(adata, layer)
+    for values in _values(x):
+        if likelihood == "bernoulli":
+            if values.size and (values.min() < 0 or values.max() > 1):
+                raise ValueError(f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs.")
+        elif likelihood != "normal":
+            bad = values[(values < 0) | (values != np.round(values))]
+            if bad.size:
+                kind = "negative" if bad[0] < 0 else "fractional"
+                raise ValueError(
+                    f"{_where(layer)} has {kind} values (for example {bad[0]:.4g}), but `gene_likelihood={likelihood!r}` "
+                    "needs raw counts. Give the layer with the counts as `layer` to `setup_anndata`, or use "
+                    "`gene_likelihood='normal'` for log-normalised values."
+                )
+    if likelihood not in ("normal", "bernoulli"):
+        empty = np.flatnonzero(row_sums(x) == 0)
+        if empty.size:
+            raise ValueError(
+                f"{empty.size} cell(s) in {_where(layer)} have no counts, the first is {adata.obs_names[empty[0]]!r}. "
+                "Remove them with `sc.pp.filter_cells(adata, min_counts=1)`."
+            )
+
+
+def check_columns(
+    adata: ad.AnnData,
+    batch_key: str | None,
+    labels_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: Sequence[str] | None,
+    continuous_covariate_keys: Sequence[str] | None,
+) -> None:
+    """Raise unless the columns of ``adata.obs`` exist and are complete.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing.
+    ValueError
+        If a column has missing values (of a label, too: give unlabelled cells the ``unlabeled_category``), a
+        size factor is not positive, or a covariate is not finite.
+    """
+    for name, keys in (
+        ("categorical_covariate_keys", categorical_covariate_keys),
+        ("continuous_covariate_keys", continuous_covariate_keys),
+    ):
+        if isinstance(keys, str):
+            raise TypeError(f"`{name}` must be a list of column names, not the string {keys!r}.")
+    categorical = [("batch_key", batch_key), ("labels_key", labels_key)]
+    categorical += [("categorical_covariate_keys", key) for key in categorical_covariate_keys or []]
+    for role, key in categorical:
+        if key is None:
+            continue
+        missing = int(_require_column(adata, key, role).isna().sum())
+        if missing:
+            hint = (
+                "Give unlabelled cells the `unlabeled_category`"
+                if role == "labels_key"
+                else "Fill them in or remove these cells"
+            )
+            raise ValueError(f"`adata.obs[{key!r}]` (`{role}`) has {missing} missing value(s). {hint}.")
+    for key in continuous_covariate_keys or []:
+        column = _require_column(adata, key, "continuous_covariate_keys")
+        if not pd.api.types.is_numeric_dtype(column) or not np.isfinite(column.to_numpy(float)).all():
+            raise ValueError(f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) must hold finite numbers.")
+    if size_factor_key is not None:
+        column = _require_column(adata, size_factor_key, "size_factor_key")
+        values = column.to_numpy(float) if pd.api.types.is_numeric_dtype(column) else np.array([np.nan])
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise ValueError(f"`adata.obs[{size_factor_key!r}]` (`size_factor_key`) must hold positive finite numbers.")
+
+
+def find_graph(adata: ad.AnnData, neighbors_key: str):
+    """The neighbour graph that ``neighbors_key`` names, in ``adata.obsp`` or through ``adata.uns``.
+
+    Returns
+    -------
+    The ``(n, n)`` connectivity matrix.
+
+    Raises
+    ------
+    KeyError
+        If there is none of that name.
+    ValueError
+        If it has negative or non-finite weights, or no edges.
+    """
+    key = neighbors_key
+    if key not in adata.obsp:
+        entry = adata.uns.get(key, {})
+        key = entry.get("connectivities_key", "") if isinstance(entry, dict) else ""
+    if key not in adata.obsp:
+        raise KeyError(
+            f"`neighbors_key={neighbors_key!r}` names no graph in `adata.obsp` or `adata.uns`. Make one with "
+            f"`sc.pp.neighbors(adata)` or `squidpy.gr.spatial_neighbors(adata)`. `adata.obsp` has: "
+            f"{_shorten(list(adata.obsp)) or 'nothing'}."
+        )
+    graph = adata.obsp[key]
+    values = graph.data if sp.issparse(graph) else np.asarray(graph)
+    if values.size == 0 or not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
+        raise ValueError(f"`adata.obsp[{key!r}]` must have finite, non-negative weights and at least one edge.")
+    return graph
+
+
+def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
+    """Coordinates of the cells, shape ``(n, 1 to 3)``, with rows of NaN where unknown.
+
+    Raises
+    ------
+    KeyError
+        If ``adata.obsm`` has no such key.
+    ValueError
+        If the array is not numeric, has more than three columns, infinite or partly missing rows, or fewer
+        than three cells with a position.
+    """
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {_shorten(list(adata.obsm)) or 'none'}."
+        )
+    try:
+        coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"`adata.obsm[{spatial_key!r}]` must hold numbers.") from None
+    if coordinates.ndim != 2 or not 1 <= coordinates.shape[1] <= 3:
+        raise ValueError(f"`adata.obsm[{spatial_key!r}]` must have 1 to 3 columns; its shape is {coordinates.shape}.")
+    missing = np.isnan(coordinates)
+    if np.isinf(coordinates).any() or (missing.any(1) != missing.all(1)).any():
+        raise ValueError(
+            f"`adata.obsm[{spatial_key!r}]` has infinite or partly missing rows. A cell of unknown position is a row of NaN."
+        )
+    if (~missing.any(1)).sum() < 3:
+        raise ValueError(f"`adata.obsm[{spatial_key!r}]` has fewer than three cells with a position.")
+    return coordinates
+
+
+def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:
+    """Raise unless new data has the model's genes in the model's order.
+
+    Raises
+    ------
+    ValueError
+        If genes are missing, superfluous, or in another order.
+    """
+    expected = pd.Index(expected)
+    if len(var_names) == len(expected) and (var_names.astype(str) == expected.astype(str)).all():
+        return
+    missing = expected.difference(var_names)
+    if len(missing):
+        raise ValueError(
+            f"`adata` lacks {len(missing)} of the model's {len(expected)} genes: {_shorten(list(missing))}. "
+            "`RMVE.prepare_query_anndata(adata, model)` fills them with zeros."
+        )
+    raise ValueError(
+        "`adata` has the model's genes in another order, or more genes. "
+        "Put them in order with `adata = adata[:, model.get_var_names()].copy()`."
+    )
+
+
+def check_choice(name: str, value: object, choices: Sequence) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+def check_n_components(n_components: int, n_obs: int | None, n_labels: int) -> None:
+    """Raise unless the number of components is a whole number that the data can fill.
+
+    Raises
+    ------
+    TypeError
+        If it is not an integer.
+    ValueError
+        If it is below 1, above the number of cells, or below the number of labels.
+    """
+    if not isinstance(n_components, int | np.integer) or isinstance(n_components, bool):
+        raise TypeError(f"`n_components` must be an integer or None, not {n_components!r}.")
+    if n_components < 1:
+        raise ValueError(f"`n_components` must be at least 1; got {n_components}.")
+    if n_obs is not None and n_components > n_obs:
+        raise ValueError(f"`n_components={n_components}` is more than the {n_obs} cell(s) of `adata`.")
+    if n_components < n_labels:
+        raise ValueError(f"`n_components={n_components}` is less than the {n_labels} labels in `labels_key`.")
+
+
+def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
+    """Raise unless ``value`` is an integer of at least ``minimum``."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}; got {value!r}.")
+
+
+def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:
+    """Raise ValueError if new data has a label that the reference does not know."""
+    unseen = [label for label in pd.unique(adata.obs[key]) if label not in set(known)]
+    if unseen:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` has label(s) unseen in the reference: {_shorten(unseen)}. Known: "
+            f"{_shorten(list(known), 20)}. Mark these cells with the `unlabeled_category` to find their cluster."
+        )
+
+
+def check_known_batches(adata: ad.AnnData, key: str, known: Sequence) -> None:
+    """Raise ValueError if new data has a batch that the model was not trained on."""
+    unseen = [batch for batch in pd.unique(adata.obs[key]) if batch not in set(known)]
+    if unseen:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` has batch(es) unseen in training: {_shorten(unseen)}. "
+            "Map new batches with `RMVE.load_query_data(adata, model)`."
+        )

@@ -1,0 +1,113 @@
+"""What the components of a trained mixture say about clusters: overlap, merge tree, order, names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def overlap_matrix(assigned: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
+    """Share of the cells of two clusters that the mixture would give to the other one.
+
+    ``o_kl = (Σ_{i in k} r_il + Σ_{i in l} r_ik) / min(n_k, n_l)``, with ``r`` the mixture's own ``p(y|z)``.
+
+    Parameters
+    ----------
+    assigned
+        Cluster of each cell, integers in ``[0, K)``, shape ``(n,)``.
+    responsibilities
+        ``p(y|z)``, shape ``(n, K)``.
+
+    Returns
+    -------
+    Symmetric matrix of shape ``(K, K)`` with a zero diagonal; empty clusters overlap with none.
+    """
+    confusion = confusion_matrix(assigned, responsibilities)
+    return overlap_from_confusion(confusion, np.bincount(assigned, minlength=confusion.shape[0]))
+
+
+def confusion_matrix(assigned: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
+    """``C_kl = Σ_{i in k} r_il``, shape ``(K, K)``; arguments as in :func:`overlap_matrix`."""
+    n_clusters = responsibilities.shape[1]
+    confusion = np.zeros((n_clusters, n_clusters))
+    np.add.at(confusion, assigned, responsibilities)
+    return confusion
+
+
+def overlap_from_confusion(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """:func:`overlap_matrix` from the confusion of clusters and their sizes."""
+    smaller = np.minimum(sizes[:, None], sizes[None])
+    overlap = (confusion + confusion.T) / np.maximum(smaller, 1)
+    overlap[smaller == 0] = 0.0
+    np.fill_diagonal(overlap, 0.0)
+    return overlap
+
+
+def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.ndarray) -> np.ndarray:
+    """Merge clusters one pair at a time, the most overlapping first, then the nearest (Ward).
+
+    Parameters
+    ----------
+    assigned, responsibilities
+        As in :func:`overlap_matrix`.
+    latent
+        Latent means, shape ``(n, d)``.
+
+    Returns
+    -------
+    Array of shape ``(n_used - 1, 4)``, a row for each merge: the two clusters (a merged one is called by the
+    lower of its numbers), their overlap, and the increase of the within-cluster sum of squares per cell.
+    """
+    n_clusters = responsibilities.shape[1]
+    sizes = np.bincount(assigned, minlength=n_clusters).astype(float)
+    confusion = confusion_matrix(assigned, responsibilities)
+    sums = np.zeros((n_clusters, latent.shape[1]))
+    np.add.at(sums, assigned, latent)
+    alive = sizes > 0
+    rows = []
+    while alive.sum() > 1:
+        overlap = overlap_from_confusion(confusion, np.where(alive, sizes, 0.0))
+        center = sums / np.maximum(sizes, 1)[:, None]
+        squared = ((center[:, None] - center[None]) ** 2).sum(-1)
+        ward = sizes[:, None] * sizes[None] / np.maximum(sizes[:, None] + sizes[None], 1) * squared / len(assigned)
+        possible = np.triu(alive[:, None] & alive[None], 1)
+        # overlaps below this are numerical dust: the distance decides
+        score = np.where(overlap > MIN_OVERLAP, overlap, -ward)
+        a, b = np.unravel_index(np.where(possible, score, -np.inf).argmax(), score.shape)
+        rows.append((a, b, overlap[a, b], ward[a, b]))
+        confusion[a] += confusion[b]
+        confusion[:, a] += confusion[:, b]
+        sums[a] += sums[b]
+        sizes[a] += sizes[b]
+        alive[b] = False
+    return np.array(rows).reshape(-1, 4)
+
+
+#: Least overlap by which clusters are merged as overlapping; below it, by distance.
+MIN_OVERLAP = 0.2
+
+
+def cut_tree(tree: np.ndarray, n_clusters_total: int, n_merges: int) -> np.ndarray:
+    """Cluster that each original cluster belongs to after the first merges of a tree.
+
+    Parameters
+    ----------
+    tree
+        From :func:`merge_tree`.
+    n_clusters_total
+        ``K``, empty clusters included.
+    n_merges
+        How many rows of the tree to carry out.
+
+    Returns
+    -------
+    Integers, shape ``(K,)``.
+    """
+    belongs = np.arange(n_clusters_total)
+    for a, b in tree[:n_merges, :2].astype(int):
+        belongs[belongs == b] = a
+    return belongs
+
+
+def order_by_size(assigned: np.ndarray, n_clusters: int) -> np.ndarray:
+    """Cluster numbers from the largest to the smallest; equal sizes keep their order."""
+    return np.argsort(-np.bincount(assigned, minlength=n_clusters), kind="stable")

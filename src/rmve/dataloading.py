@@ -1,0 +1,87 @@
+"""Mini-batches for training: scvi-tools' data sets, with each cell's row number and no tiny last batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scvi import settings
+from scvi.dataloaders import DataSplitter
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rmve._keys import INDEX_KEY
+
+
+class IndexedDataset(Dataset):
+    """A registered AnnData as mini-batches that carry the row number of each cell.
+
+    Parameters
+    ----------
+    adata_manager
+        scvi-tools' manager of a registered AnnData.
+    """
+
+    def __init__(self, adata_manager):
+        self.base = adata_manager.create_torch_dataset()
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        rows = np.sort(rows)  # contiguous reads; the order inside a mini-batch does not matter
+        return {**self.base[rows], INDEX_KEY: rows}
+
+
+class EvenBatches(Sampler):
+    """Batches whose sizes differ by at most one: batch normalisation never meets a batch of one cell.
+
+    Parameters
+    ----------
+    indices
+        Rows to go through.
+    batch_size
+        Upper limit of the batch size.
+    shuffle
+        Whether to draw a new order, from torch's global generator, on each pass.
+    """
+
+    def __init__(self, indices: np.ndarray, batch_size: int, shuffle: bool):
+        # sorted: the order of a pass depends on torch's generator alone
+        self.indices, self.shuffle = np.sort(indices), shuffle
+        self.n_batches = max(1, -(-len(self.indices) // batch_size))
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = torch.randperm(len(self.indices)).numpy() if self.shuffle else slice(None)
+        yield from np.array_split(self.indices[order], self.n_batches)
+
+
+class IndexedDataSplitter(DataSplitter):
+    """scvi-tools' splitter into training, validation and test cells, with :class:`EvenBatches`."""
+
+    def _loader(self, indices: np.ndarray, shuffle: bool) -> DataLoader | None:
+        if len(indices) == 0:
+            return None
+        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        return DataLoader(
+            IndexedDataset(self.adata_manager),
+            sampler=EvenBatches(indices, batch_size, shuffle),
+            batch_size=None,
+            pin_memory=self.pin_memory,
+            num_workers=self.data_loader_kwargs.get("num_workers", settings.dl_num_workers),
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches of the training cells."""
+        return self._loader(self.train_idx, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | None:
+        """Batches of the validation cells, if there are any."""
+        return self._loader(self.val_idx, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader | None:
+        """Batches of the test cells, if there are any."""
+        return self._loader(self.test_idx, shuffle=False)

@@ -1,0 +1,193 @@
+"""Toy data with known truth, and real cells that need no download."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+#: Largest distance from an integer at which a recovered count is believed.
+MAX_RESIDUAL = 0.25
+
+
+def toy(
+    n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: int = 1, seed: int = 0
+) -> ad.AnnData:
+    """Small, well separated clusters with positions: for examples and tests.
+
+    Parameters
+    ----------
+    n_cells, n_genes, n_clusters, n_batches
+        Sizes.
+    seed
+        Of the random numbers.
+
+    Returns
+    -------
+    AnnData with counts in ``X`` and ``layers["counts"]`` (sparse), ``obs["cell_type"]``, ``obs["batch"]`` and
+    ``obsm["spatial"]``, a linear function of the latent truth in ``obsm["true_latent"]``.
+    """
+    adata = simulate(
+        n_cells=n_cells,
+        n_genes=n_genes,
+        n_clusters=n_clusters,
+        n_batches=n_batches,
+        separation=6.0,
+        depth=n_genes * 3.0,
+        seed=seed,
+    )
+    rng = np.random.default_rng([seed, 1])
+    latent = adata.obsm["true_latent"]
+    adata.obsm["spatial"] = 100.0 + 20.0 * latent @ rng.normal(size=(latent.shape[1], 2))
+    return adata
+
+
+def simulate(
+    n_cells: int = 3000,
+    n_genes: int = 1000,
+    n_clusters: int = 8,
+    n_latent: int = 8,
+    separation: float = 3.0,
+    imbalance: float = 0.0,
+    shape_contrast: float = 0.0,
+    depth: float = 2000.0,
+    dispersion: float = 3.0,
+    n_batches: int = 1,
+    batch_effect: float = 0.3,
+    seed: int = 0,
+) -> ad.AnnData:
+    """Counts from overlapping Gaussian components in a latent space, with known truth.
+
+    ``y`` is drawn from the weights, ``z | y ~ N(mu_y, diag sigma_y²)``, log-rates are a random two-layer function of
+    ``z``, and counts are negative binomial around rates scaled to a log-normal library size.
+
+    Parameters
+    ----------
+    n_cells, n_genes, n_clusters, n_latent
+        Sizes.
+    separation
+        Root-mean-square distance between two component means, in standard deviations of a component; 0 gives
+        equal means.
+    imbalance
+        Weights fall like ``exp(-imbalance * k)``; 0 gives equal weights.
+    shape_contrast
+        Standard deviations of a component are ``exp(±shape_contrast)``, with signs drawn per component and
+        dimension; 0 gives unit spheres.
+    depth
+        Median total count of a cell.
+    dispersion
+        Inverse dispersion of the negative binomial.
+    n_batches
+        Batches, drawn independently of the cluster.
+    batch_effect
+        Standard deviation of the batches' shifts of the log-rates.
+    seed
+        Of the random numbers.
+
+    Returns
+    -------
+    AnnData with counts in ``X`` and ``layers["counts"]`` (sparse), ``obs["cell_type"]``, ``obs["batch"]``, the latent
+    truth in ``obsm["true_latent"]`` and the components in ``uns["simulation"]``.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.exp(-imbalance * np.arange(n_clusters))
+    weights /= weights.sum()
+    directions = rng.normal(size=(n_clusters, n_latent))
+    means = separation * directions / np.sqrt(2 * n_latent)
+    sds = np.exp(shape_contrast * rng.choice([-1.0, 1.0], size=(n_clusters, n_latent)))
+    y = rng.choice(n_clusters, size=n_cells, p=weights)
+    z = means[y] + sds[y] * rng.normal(size=(n_cells, n_latent))
+
+    n_hidden = 32
+    first = rng.normal(size=(n_latent, n_hidden)) / np.sqrt(n_latent)
+    second = rng.normal(size=(n_hidden, n_genes)) / np.sqrt(n_hidden)
+    log_rate = np.tanh(0.5 * z @ first) @ second * 1.5 + rng.normal(scale=1.0, size=n_genes)
+    batch = rng.integers(n_batches, size=n_cells)
+    if n_batches > 1:
+        log_rate = log_rate + rng.normal(scale=batch_effect, size=(n_batches, n_genes))[batch]
+    rate = np.exp(log_rate)
+    rate *= (depth * np.exp(0.3 * rng.normal(size=n_cells)) / rate.sum(1))[:, None]
+    counts = rng.poisson(rate * rng.gamma(dispersion, 1.0 / dispersion, size=rate.shape))
+    empty = counts.sum(1) == 0
+    counts[empty, rate[empty].argmax(1)] = 1
+
+    counts = sp.csr_matrix(counts.astype(np.float32))
+    return ad.AnnData(
+        X=counts,
+        layers={"counts": counts.copy()},
+        obs=pd.DataFrame(
+            {
+                "cell_type": pd.Categorical([f"type {k}" for k in y]),
+                "batch": pd.Categorical([f"batch {b}" for b in batch]),
+            },
+            index=[f"cell {i}" for i in range(n_cells)],
+        ),
+        var=pd.DataFrame(index=[f"gene {j}" for j in range(n_genes)]),
+        obsm={"true_latent": z},
+        uns={"simulation": {"weights": weights, "means": means, "sds": sds}},
+    )
+
+
+def pbmc68k_reduced() -> ad.AnnData:
+    """700 blood cells x 765 genes with raw counts, from the file that scanpy ships.
+
+    scanpy's ``pbmc68k_reduced`` keeps in ``.raw`` the log1p of counts scaled to 10,000 per cell, rounded to three
+    digits; ``obs["n_counts"]`` is the total of each cell over all genes. Undoing both gives the counts of the 765
+    genes, which is checked: every value must come out within 0.25 of an integer.
+
+    Returns
+    -------
+    AnnData with counts in ``X`` and ``layers["counts"]`` (sparse); the labels ``obs["bulk_labels"]`` and
+    ``obsm["X_umap"]`` are scanpy's.
+
+    Raises
+    ------
+    ValueError
+        If the values are not log1p of scaled counts.
+    """
+    import scanpy as sc
+
+    source = sc.datasets.pbmc68k_reduced()
+    counts = recover_counts(source.raw.X, source.obs["n_counts"].to_numpy(), target_sum=1e4)
+    return ad.AnnData(
+        X=counts,
+        layers={"counts": counts.copy()},
+        obs=source.obs[["bulk_labels", "louvain"]].copy(),
+        var=pd.DataFrame(index=source.raw.var_names),
+        obsm={"X_umap": source.obsm["X_umap"]},
+    )
+
+
+def recover_counts(log_normalized, totals: np.ndarray, target_sum: float) -> sp.csr_matrix:
+    """Integer counts from ``log1p(counts / total * target_sum)``.
+
+    Parameters
+    ----------
+    log_normalized
+        Shape ``(n, G)``, dense or sparse.
+    totals
+        Total count of each cell before genes were dropped, shape ``(n,)``.
+    target_sum
+        Total that the cells were scaled to.
+
+    Returns
+    -------
+    Sparse matrix of counts, ``float32``.
+
+    Raises
+    ------
+    ValueError
+        If a value comes out further than :data:`MAX_RESIDUAL` from an integer.
+    """
+    matrix = sp.csr_matrix(log_normalized, dtype=np.float64, copy=True)
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    values = np.expm1(matrix.data) * totals[row] / target_sum
+    residual = np.abs(values - np.round(values))
+    if residual.size and residual.max() > MAX_RESIDUAL:
+        raise ValueError(
+            f"The values are not log1p of counts scaled to {target_sum:g}: one comes out {residual.max():.2f} from an integer."
+        )
+    matrix.data = np.round(values)
+    matrix.eliminate_zeros()
+    return matrix.astype(np.float32)

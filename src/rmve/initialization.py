@@ -1,0 +1,258 @@
+"""What training starts from: input statistics, principal components, a partition, a neighbour graph.
+
+A mixture VAE that starts from random assignments collapses onto few components, so a run starts from k-means on
+principal components (labelled cells keep their label). All functions are plain NumPy; labels used for *scoring*
+never enter here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+#: Cells that principal components are computed from; more are projected, not fitted.
+MAX_PCA_CELLS = 20_000
+#: Above this number of cells, neighbours are approximate (pynndescent).
+MAX_EXACT_NEIGHBORS = 20_000
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """Constants of the encoder's input and the decoder's start; see ``RMVEModule.set_input_statistics``."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    target_sum: float
+    size_factor_scale: float
+    output_bias: np.ndarray
+
+
+def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
+    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows."""
+    rows = np.arange(x.shape[0]) if rows is None else rows
+    for start in range(0, len(rows), size):
+        block = x[rows[start : start + size]]
+        yield np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+
+
+def row_sums(x) -> np.ndarray:
+    """Total of each row of a dense, sparse or backed matrix, shape ``(n,)``."""
+    if sp.issparse(x):
+        return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    return np.concatenate([block.sum(1, dtype=np.float64) for block in row_chunks(x)])
+
+
+def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:
+    """``log1p`` of counts scaled to a common total, as the encoder sees them before standardisation."""
+    return np.log1p(counts * (target_sum / size_factor[:, None]).astype(np.float32))
+
+
+def input_statistics(x, likelihood: str, size_factor: np.ndarray | None = None) -> InputStatistics:
+    """Per-gene mean and standard deviation of the encoder's input, in one pass over the data.
+
+    Parameters
+    ----------
+    x
+        Data, shape ``(n, G)``, dense, sparse or backed.
+    likelihood
+        ``gene_likelihood`` of the model.
+    size_factor
+        Registered size factors, shape ``(n,)``; ``None`` for total counts.
+    """
+    counts = likelihood in ("nb", "zinb", "poisson")
+    n, target_sum, scale, library = x.shape[0], 1.0, 1.0, None
+    if counts:
+        totals = row_sums(x)
+        target_sum = float(np.median(totals))
+        if size_factor is None:
+            library = totals
+        else:
+            scale = float(np.median(totals / size_factor))
+            library = size_factor * scale
+    total, square, raw = np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for i, block in enumerate(row_chunks(x)):
+        if counts:
+            raw += block.sum(0, dtype=np.float64)
+            block = log_normalize(block, library[i * CHUNK : (i + 1) * CHUNK], target_sum)
+        total += block.sum(0, dtype=np.float64)
+        square += np.square(block, dtype=np.float64).sum(0)
+    mean = total / n
+    sd = np.sqrt(np.maximum(square / n - mean**2, 0.0))
+    sd[sd < 1e-6] = 1.0  # a constant gene stays at 0
+    if counts:
+        bias = np.log((raw + 0.1) / (raw + 0.1).sum())
+    elif likelihood == "bernoulli":
+        p = np.clip(mean, 1e-3, 1 - 1e-3)
+        bias = np.log(p) - np.log1p(-p)
+    else:
+        bias = mean
+    return InputStatistics(mean, sd, target_sum, scale, bias)
+
+
+def principal_components(
+    standardize, x, n_components: int, seed: int, max_cells: int = MAX_PCA_CELLS
+) -> np.ndarray:
+    """Principal components of the encoder's input.
+
+    Parameters
+    ----------
+    standardize
+        Maps a block of rows and their indices to the encoder's input.
+    x
+        Data, shape ``(n, G)``.
+    n_components
+        Number of components; less if the data has fewer rows or columns.
+    seed
+        Of the random solver and of the choice of cells to fit on.
+    max_cells
+        Fit on at most this many cells and project the others.
+
+    Returns
+    -------
+    Array of shape ``(n, n_components)``.
+    """
+    rng = np.random.default_rng(seed)
+    n = x.shape[0]
+    fit_rows = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
+    n_components = max(1, min(n_components, len(fit_rows) - 1, x.shape[1]))
+
+    def blocks(rows):
+        for start, block in zip(range(0, len(rows), CHUNK), row_chunks(x, rows), strict=True):
+            yield standardize(block, rows[start : start + CHUNK])
+
+    fitted_on = np.concatenate(list(blocks(fit_rows)))
+    pca = PCA(n_components, svd_solver="auto", random_state=int(rng.integers(2**31 - 1))).fit(fitted_on)
+    if len(fit_rows) == n:
+        return pca.transform(fitted_on)
+    return np.concatenate([pca.transform(block) for block in blocks(np.arange(n))])
+
+
+def starting_partition(
+    points: np.ndarray, n_clusters: int, seed: int, labels: np.ndarray | None = None, n_init: int = 20
+) -> np.ndarray:
+    """k-means partition; labelled cells stay in the cluster of their label.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, p)``.
+    n_clusters
+        ``K``.
+    seed
+        Of the restarts.
+    labels
+        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``.
+    n_init
+        Number of restarts; the one of least inertia is kept.
+
+    Returns
+    -------
+    Integers in ``[0, K)``, shape ``(n,)``.
+    """
+    if labels is None or (labels < 0).all():
+        return KMeans(n_clusters, n_init=n_init, random_state=seed).fit_predict(points)
+    free = labels < 0
+    if not free.any():
+        return labels.copy()
+    known = np.unique(labels[~free])
+    centers = np.zeros((n_clusters, points.shape[1]))
+    for k in known:
+        centers[k] = points[labels == k].mean(0)
+    new = np.setdiff1d(np.arange(n_clusters), known)
+    if len(new):
+        n_free = min(len(new), int(free.sum()))
+        fit = KMeans(n_free, n_init=max(1, n_init // 4), random_state=seed).fit(points[free])
+        centers[new[:n_free]] = fit.cluster_centers_
+        centers[new[n_free:]] = points[free].mean(0)
+    partition = labels.copy()
+    for _ in range(50):
+        squared = (centers**2).sum(1) - 2.0 * points[free] @ centers.T
+        assigned = squared.argmin(1)
+        if (assigned == partition[free]).all():
+            break
+        partition[free] = assigned
+        for k in np.unique(partition):
+            centers[k] = points[partition == k].mean(0)
+    return partition
+
+
+def partition_moments(points: np.ndarray, partition: np.ndarray, n_clusters: int) -> tuple[np.ndarray, ...]:
+    """Mean, variance and weight of each cluster of a partition.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, d)``.
+    partition
+        Shape ``(n,)``.
+    n_clusters
+        ``K``; an empty cluster gets the moments of all points and a weight of one cell.
+
+    Returns
+    -------
+    Means and variances of shape ``(K, d)``, weights of shape ``(K,)`` summing to one.
+    """
+    mean = np.tile(points.mean(0), (n_clusters, 1))
+    var = np.tile(points.var(0), (n_clusters, 1))
+    size = np.bincount(partition, minlength=n_clusters)
+    for k in np.flatnonzero(size):
+        members = points[partition == k]
+        mean[k] = members.mean(0)
+        if size[k] > 1:
+            var[k] = members.var(0)
+    weight = np.maximum(size, 1.0)
+    return mean, np.maximum(var, 1e-3), weight / weight.sum()
+
+
+def nearest_neighbors(points: np.ndarray, n_neighbors: int, seed: int) -> sp.csr_matrix:
+    """Graph with the weight ``1 / n_neighbors`` on each cell's nearest neighbours, itself excluded.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, p)``.
+    n_neighbors
+        Neighbours of each cell; less if there are fewer cells.
+    seed
+        Of the approximate search.
+
+    Returns
+    -------
+    Matrix of shape ``(n, n)`` whose rows sum to one.
+    """
+    n = points.shape[0]
+    n_neighbors = min(n_neighbors, n - 1)
+    if n_neighbors < 1:
+        return sp.csr_matrix((n, n), dtype=np.float32)
+    if n > MAX_EXACT_NEIGHBORS:
+        from pynndescent import NNDescent
+
+        found = NNDescent(points, n_neighbors=n_neighbors + 1, random_state=seed).neighbor_graph[0]
+    else:
+        found = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(points).kneighbors(return_distance=False)
+    # drop the cell itself, wherever it stands (duplicates of a cell may come before it)
+    is_self = found == np.arange(n)[:, None]
+    is_self[~is_self.any(1), -1] = True
+    neighbors = found[~is_self].reshape(n, n_neighbors)
+    indptr = np.arange(0, n * n_neighbors + 1, n_neighbors)
+    weight = np.full(n * n_neighbors, 1.0 / n_neighbors, dtype=np.float32)
+    return sp.csr_matrix((weight, neighbors.ravel(), indptr), shape=(n, n))
+
+
+def normalize_graph(graph) -> sp.csr_matrix:
+    """Copy of a non-negative neighbour graph without its diagonal and with rows that sum to one.
+
+    Rows of cells without neighbours stay zero: they get no neighbour information.
+    """
+    graph = sp.csr_matrix(graph, dtype=np.float32, copy=True)
+    graph.setdiag(0.0)
+    graph.eliminate_zeros()
+    total = np.asarray(graph.sum(1)).ravel()
+    return sp.csr_matrix(sp.diags(1.0 / np.where(total > 0, total, 1.0)) @ graph, dtype=np.float32)

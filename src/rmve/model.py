@@ -1,0 +1,531 @@
+"""RMVE's user interface: AnnData in, clusters and embeddings out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
+
+from rmve import _validation as check
+from rmve import initialization
+from rmve._clusters import ClustersMixin
+from rmve._compat import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LabelsWithUnlabeledObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+    use_distributed_sampler,
+)
+from rmve._keys import DEFAULT_KEY, Written
+from rmve._persistence import PersistenceMixin
+from rmve._spatial_mixin import SpatialMixin
+from rmve.dataloading import IndexedDataSplitter
+from rmve.maths.estimators import ESTIMATORS
+from rmve.maths.repulsion import REPULSIONS
+from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
+from rmve.stability import Stability, compare_partitions
+from rmve.training import RMVETrainingPlan, TrainingData
+
+#: Components that a run starts from when the number of clusters is to be found.
+OVERCOMPLETE = 30
+#: Principal components for the starting partition and the neighbour graph.
+N_PCS = 50
+N_NEIGHBORS = 15
+#: Default strength of the repulsion, in nats per cell, when the number of clusters is unknown and known.
+REPULSION_UNKNOWN, REPULSION_KNOWN = 100.0, 10.0
+
+
+def default_epochs(n_cells: int) -> int:
+    """Epochs of a run: 30 for 1,000 to 40,000 cells, more for fewer cells (up to 150), fewer for more (down to 5)."""
+    return int(round(30 * np.clip(1000 / n_cells, 1, 5) * np.clip(40_000 / n_cells, 1 / 6, 1)))
+
+
+class RMVE(
+    PersistenceMixin,
+    ClustersMixin,
+    SpatialMixin,
+    RNASeqMixin,
+    VAEMixin,
+    ArchesMixin,
+    UnsupervisedTrainingMixin,
+    BaseModelClass,
+):
+    """Repulsive Mixture Variational Embedding: clusters, embedding and map of single cells in one model.
+
+    A variational autoencoder whose latent prior is a Gaussian mixture. ``q(y|x)`` assigns a cell to a component
+    and ``q(z|x,y)`` embeds it; a repulsive prior on the components' means and covariances makes redundant ones
+    vanish and keeps the rest apart. With labels (``labels_key`` in :meth:`setup_anndata`) it is supervised or
+    semi-supervised, cell by cell, and components beyond the labels stay free for new types.
+
+    Parameters
+    ----------
+    adata
+        AnnData set up with :meth:`setup_anndata`.
+    registry
+        Registry of a saved model, instead of ``adata``.
+    n_components
+        Number of clusters; ``None`` finds it, starting from more components than needed.
+    n_latent
+        Dimension of the latent space.
+    n_hidden, n_layers
+        Width and number of hidden layers of encoder and decoder.
+    dropout_rate
+        Dropout of the hidden layers.
+    gene_likelihood
+        ``"nb"``, ``"zinb"`` or ``"poisson"`` for raw counts, ``"normal"`` for log-normalised values,
+        ``"bernoulli"`` for values in [0, 1].
+    posterior
+        ``"full"``: ``q(y|x) q(z|x,y)``; ``"factorized"``: ``q(y|x) q(z|x)``, the VaDE case.
+    estimator
+        Of the expectation over ``y`` in the likelihood term: ``"sample"`` (one decoder pass), ``"exact"`` (one for
+        each component) or ``"gumbel"``.
+    repulsion
+        ``"hsic"`` (expected overlap), ``"pairwise"``, ``"dpp"``, ``"wasserstein"``, ``"means"`` or ``None``.
+    encode_covariates
+        Whether the encoder, too, is told batch and covariates.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, ``n_components`` does not fit the data, ``adata`` was not set up (or is a copy of
+        one that was), or its values do not fit the likelihood.
+
+    Examples
+    --------
+    >>> import rmve
+    >>> adata = rmve.datasets.toy(n_cells=300, n_clusters=3, seed=0)
+    >>> rmve.RMVE.setup_anndata(adata, layer="counts")
+    >>> model = rmve.RMVE(adata, n_components=3)
+    >>> model.train(max_epochs=10)
+    >>> model.annotate()
+    >>> adata.obs["rmve"].nunique()
+    3
+    """
+
+    _module_cls = RMVEModule
+    _training_plan_cls = RMVETrainingPlan
+    _data_splitter_cls = IndexedDataSplitter
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        n_components: int | None = None,
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "bernoulli"] = "nb",
+        posterior: Literal["full", "factorized"] = "full",
+        estimator: Literal["sample", "exact", "gumbel"] = "sample",
+        repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
+        encode_covariates: bool = False,
+    ):
+        check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
+        check.check_choice("posterior", posterior, POSTERIORS)
+        check.check_choice("estimator", estimator, ESTIMATORS)
+        check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
+        for name, value in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_layers", n_layers)):
+            check.check_positive_int(name, value)
+        if adata is not None:
+            self._check_set_up(adata)
+        super().__init__(adata, registry)
+        self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
+        self.label_names_ = self._label_names()
+        self.n_components_is_known_ = n_components is not None
+        if n_components is None:
+            n_components = self._overcomplete()
+        check.check_n_components(n_components, None if adata is None else adata.n_obs, len(self.label_names_))
+        if adata is not None:
+            check.check_values(adata, self._setup_arg("layer"), gene_likelihood)
+        self.gene_likelihood, self.estimator = gene_likelihood, estimator
+        categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
+        self.module = self._module_cls(
+            n_input=self.summary_stats.n_vars,
+            n_components=n_components,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            dropout_rate=dropout_rate,
+            gene_likelihood=gene_likelihood,
+            posterior=posterior,
+            repulsion=repulsion,
+            n_batch=self.summary_stats.n_batch,
+            n_cats_per_cov=categorical.get("n_cats_per_key"),
+            n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
+            encode_covariates=encode_covariates,
+        )
+        self.set_clusters(np.arange(n_components))
+        self.spatial_map_ = None
+        self._model_summary_string = (
+            f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
+            f"posterior={posterior!r}, repulsion={repulsion!r}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    # ----------------------------------------------------------------- setup
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        unlabeled_category: str = "Unknown",
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        spatial_key: str | None = None,
+        neighbors_key: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Tell RMVE where things are in ``adata``.
+
+        Parameters
+        ----------
+        adata
+            Cells in rows, genes in columns.
+        layer
+            Layer with the data (raw counts, for a count likelihood); ``None`` is ``adata.X``.
+        batch_key
+            Column of ``adata.obs`` with the batch of each cell.
+        labels_key
+            Column of ``adata.obs`` with known cell types.
+        unlabeled_category
+            Value in ``labels_key`` of cells whose type is unknown.
+        size_factor_key
+            Column of ``adata.obs`` with size factors, used in place of total counts.
+        categorical_covariate_keys, continuous_covariate_keys
+            Columns of ``adata.obs`` that the decoder is told, beside the batch.
+        spatial_key
+            Key of ``adata.obsm`` with 1 to 3 physical coordinates; rows of NaN mean "position unknown".
+        neighbors_key
+            Name in ``adata.uns`` or ``adata.obsp`` of a neighbour graph for the assignment's prior; ``None`` builds
+            one from the data.
+
+        Raises
+        ------
+        KeyError
+            If a key is missing.
+        TypeError, ValueError
+            If ``adata`` is empty or a view, holds NaN or infinite values, or a column is incomplete.
+
+        Notes
+        -----
+        All checks come first: when one fails, ``adata`` is as it was.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        check.check_anndata(adata)
+        check.check_finite(adata, layer)
+        check.check_columns(
+            adata,
+            batch_key,
+            None if kwargs.get("allow_missing_labels") and labels_key not in adata.obs else labels_key,
+            size_factor_key,
+            categorical_covariate_keys,
+            continuous_covariate_keys,
+        )
+        if "source_registry" not in kwargs:  # new data for an old model needs neither graph nor positions
+            if spatial_key is not None:
+                check.get_coordinates(adata, spatial_key)
+            if neighbors_key is not None:
+                check.find_graph(adata, neighbors_key)
+        if labels_key is None:
+            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
+        else:
+            labels = LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
+        fields = [
+            # `RMVE` checks the values once it knows the likelihood
+            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            labels,
+            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+        ]
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _setup_arg(self, name: str) -> object:
+        return self.registry_["setup_args"].get(name)
+
+    def _label_names(self) -> list[str]:
+        """Known cell types, in the order of their components; empty without labels."""
+        if self._setup_arg("labels_key") is None:
+            return []
+        state = self.registry_["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
+        return [str(name) for name in state["categorical_mapping"] if name != state["unlabeled_category"]]
+
+    def _label_codes(self) -> np.ndarray:
+        """Component of each labelled cell, -1 for the others."""
+        n_labels = len(self.label_names_)
+        if n_labels == 0:
+            return np.full(self.adata.n_obs, -1)
+        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        return np.where(codes < n_labels, codes, -1)
+
+    def _overcomplete(self) -> int:
+        """Number of components to start from when the number of clusters is unknown."""
+        n_labels = len(self.label_names_)
+        if self.adata is None:
+            return max(OVERCOMPLETE, n_labels)
+        if n_labels and (self._label_codes() >= 0).all():
+            return n_labels
+        return max(n_labels + OVERCOMPLETE // 3, min(OVERCOMPLETE, max(1, self.adata.n_obs // 10)))
+
+    # -------------------------------------------------------------- training
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int = 128,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
+        plan_kwargs: dict | None = None,
+        **trainer_kwargs,
+    ) -> None:
+        """Train the model; the arguments are those of scvi-tools' models.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; ``None``: see :func:`rmve.model.default_epochs`. All warm-ups are fractions of it.
+        accelerator, devices
+            As in PyTorch Lightning.
+        train_size, validation_size
+            Shares of the cells. ``None`` trains on all cells, or on 0.9 of them with ``early_stopping``.
+        shuffle_set_split, load_sparse_tensor, datasplitter_kwargs
+            Passed to the data splitter.
+        batch_size
+            Cells in a mini-batch.
+        early_stopping
+            Stop when the bound on the validation cells no longer improves.
+        plan_kwargs
+            Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
+        **trainer_kwargs
+            Passed to scvi-tools' trainer.
+
+        Raises
+        ------
+        RuntimeError
+            If the model was loaded without data.
+        ValueError
+            If an argument is out of range.
+
+        Notes
+        -----
+        A second call goes on from where the first ended, without a new starting partition.
+        """
+        if self.adata is None:
+            raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
+        for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size)):
+            if value is not None:
+                check.check_positive_int(name, value)
+        if load_sparse_tensor:
+            raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
+        if use_distributed_sampler(trainer_kwargs.get("strategy")):
+            raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
+        if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
+            train_size = 1.0 - (validation_size or 0.0)
+        plan_kwargs = dict(plan_kwargs or {})
+        plan_kwargs.setdefault("estimator", self.estimator)
+        plan_kwargs.setdefault("repulsion", REPULSION_KNOWN if self.n_components_is_known_ else REPULSION_UNKNOWN)
+        if self.module.started:
+            for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
+                plan_kwargs.setdefault(name, 0.0)
+        plan_kwargs["data"] = self._training_data()
+        super().train(
+            max_epochs=max_epochs or default_epochs(self.adata.n_obs),
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            datasplitter_kwargs=datasplitter_kwargs,
+            plan_kwargs=plan_kwargs,
+            **trainer_kwargs,
+        )
+        self.number_clusters()
+
+    def _training_data(self) -> TrainingData:
+        """Starting assignment and neighbour graph; on the first call also the module's starting values."""
+        module, labels = self.module, self._label_codes()
+        x = check.get_matrix(self.adata, self._setup_arg("layer"))
+        size_factor = None
+        if self._setup_arg("size_factor_key") is not None:
+            size_factor = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
+        seed = int(torch.randint(2**31 - 1, (1,)))
+        first = not module.started
+        if first:
+            stats = initialization.input_statistics(x, self.gene_likelihood, size_factor)
+            module.set_input_statistics(
+                torch.as_tensor(stats.mean),
+                torch.as_tensor(stats.sd),
+                stats.target_sum,
+                stats.size_factor_scale,
+                torch.as_tensor(stats.output_bias),
+            )
+        neighbors_key = self._setup_arg("neighbors_key")
+        points = None
+        if first or neighbors_key is None:
+            points = initialization.principal_components(self._standardizer(size_factor), x, N_PCS, seed)
+        if first:
+            partition = initialization.starting_partition(points, module.n_components, seed, labels)
+            self._start_components(points, partition)
+            start = np.eye(module.n_components, dtype=np.float32)[partition]
+        else:
+            start, _ = self._posterior()
+            start[labels >= 0] = np.eye(module.n_components, dtype=np.float32)[labels[labels >= 0]]
+        if neighbors_key is None:
+            graph = initialization.nearest_neighbors(points, N_NEIGHBORS, seed)
+        else:
+            graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
+        return TrainingData(start=start, labelled=labels >= 0, graph=graph)
+
+    def _standardizer(self, size_factor: np.ndarray | None):
+        """The encoder's standardisation as a function of NumPy blocks and their rows."""
+        module = self.module
+
+        @torch.no_grad()
+        def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            x = torch.from_numpy(block).to(module.device)
+            factor = None
+            if size_factor is not None:
+                factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
+            library = module.log_library(x, factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+            return module.standardize(x, library).cpu().numpy()
+
+        return standardize
+
+    def _start_components(self, points: np.ndarray, partition: np.ndarray) -> None:
+        """Set the mixture to the moments of a partition on the leading principal components, at unit spread."""
+        d = self.module.n_latent
+        leading = np.zeros((len(points), d))
+        width = min(d, points.shape[1])
+        leading[:, :width] = points[:, :width]
+        leading /= np.maximum(leading.std(0), 1e-8)
+        moments = initialization.partition_moments(leading, partition, self.module.n_components)
+        self.module.mixture.set_components(*(torch.as_tensor(m, dtype=torch.float32) for m in moments))
+        self.module.started.fill_(True)
+
+    # ------------------------------------------------------------- write-back
+
+    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
+        """Write the results into ``adata``: the one method that does.
+
+        Everything is computed before anything is written; calling it again overwrites the same keys.
+
+        Parameters
+        ----------
+        adata
+            Where to write; ``None`` is the training data. New data is assigned first.
+        key_added
+            Name of the cluster column, and the stem of the other names (see the user guide):
+            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
+            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If ``adata`` is a view, or does not fit the model.
+        """
+        self._check_if_trained(warn=False, message="The model is not trained. Call `model.train()` first.")
+        if adata is not None:
+            check.check_anndata(adata)
+        adata = self._validate_anndata(adata)
+        names = Written(key_added)
+        assignment, latent = self._posterior(adata)
+        probabilities = self._cluster_probabilities(assignment, adata.obs_names)
+        obs = {
+            names.cluster: self._hard_labels(probabilities),
+            names.confidence: probabilities.max(axis=1),
+        }
+        obsm = {names.latent: latent, names.probabilities: probabilities}
+        uns: dict[str, object] = {
+            "params": {name: value for name, value in self._parameters().items() if value is not None},
+            "components": self.get_components(),
+            "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
+        }
+        if self.spatial_map_ is not None:
+            mapped = self.map_to_space(adata)
+            obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
+            obs[names.spatial_sd] = mapped["sd"]
+            uns["spatial_map"] = self.spatial_map_.to_dict()
+        for key, column in obs.items():
+            adata.obs[key] = column
+        for key, array in obsm.items():
+            adata.obsm[key] = array
+        adata.uns[names.uns] = uns
+
+    def _parameters(self) -> dict[str, object]:
+        return {**self.init_params_["non_kwargs"], **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key")}}
+
+    # -------------------------------------------------------------- stability
+
+    @classmethod
+    def stability(
+        cls,
+        adata: AnnData,
+        n_runs: int = 5,
+        seeds: Sequence[int] | None = None,
+        train_kwargs: dict | None = None,
+        **model_kwargs,
+    ) -> Stability:
+        """Train several times from different seeds and compare the clusters.
+
+        Parameters
+        ----------
+        adata
+            Set up with :meth:`setup_anndata`.
+        n_runs
+            Number of runs.
+        seeds
+            Seed of each run; ``None`` is ``0, 1, ...``.
+        train_kwargs
+            Passed to :meth:`train`.
+        **model_kwargs
+            Passed to :class:`RMVE`.
+
+        Returns
+        -------
+        Agreement of each pair of runs, consensus clusters and the stability of each cell.
+
+        Raises
+        ------
+        ValueError
+            If ``n_runs`` is below two or does not match ``seeds``.
+        """
+        check.check_positive_int("n_runs", n_runs, minimum=2)
+        seeds = range(n_runs) if seeds is None else seeds
+        if len(seeds) != n_runs:
+            raise ValueError(f"`seeds` has {len(seeds)} entries for `n_runs={n_runs}`.")
+        partitions = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in seeds:
+                torch.manual_seed(seed)
+                model = cls(adata, **model_kwargs)
+                model.train(**(train_kwargs or {}))
+                partitions.append(model.predict().cat.codes.to_numpy())
+        return compare_partitions(partitions, adata.obs_names)

@@ -1,0 +1,1 @@
+"""Figures of RMVE's results, from AnnData keys alone."""

@@ -1,0 +1,261 @@
+"""How RMVE is trained: phases, warm-ups as fractions of the run, learning rates, diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scvi.train import TrainingPlan
+from torch import Tensor
+
+from rmve._keys import INDEX_KEY
+from rmve.maths.gaussians import between_components, bhattacharyya
+from rmve.maths.regularization import thin_counts
+from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
+
+#: A component is in use if it holds at least this share of the cells.
+MIN_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the plan knows of each cell; rows are those of the registered AnnData.
+
+    Parameters
+    ----------
+    start
+        Starting assignment ``r``, shape ``(n, K)``, rows on the simplex.
+    labelled
+        Cells whose assignment is given, shape ``(n,)``.
+    graph
+        Neighbour graph whose rows sum to one (or to zero), shape ``(n, n)``; ``None`` for no Potts prior.
+    """
+
+    start: np.ndarray
+    labelled: np.ndarray
+    graph: sp.csr_matrix | None = None
+
+
+def ramp(progress: float, start: float, length: float) -> float:
+    """Rise linearly from 0 at ``start`` to 1 at ``start + length``, both fractions of the run."""
+    if length <= 0:
+        return float(progress >= start)
+    return min(max((progress - start) / length, 0.0), 1.0)
+
+
+class RMVETrainingPlan(TrainingPlan):
+    """Trains :class:`~rmve.module.RMVEModule` in two phases.
+
+    First the assignment is held to the starting partition while encoder, decoder and components form; then
+    the joint bound is trained with the Potts prior and the repulsion, both warmed up.
+
+    Parameters
+    ----------
+    module
+        The module.
+    data
+        Starting assignment and neighbour graph; ``RMVE.train`` makes it.
+    lr, mixture_lr
+        Learning rates of the networks and of the mixture's parameters.
+    weight_decay
+        Of AdamW, on the networks only.
+    lr_drop, lr_drop_fraction
+        In the last ``lr_drop_fraction`` of the run both rates are multiplied by ``lr_drop``.
+    warmup_fraction
+        Share of the run in which the assignment is held to the start.
+    kl_warmup_fraction
+        Share of the held phase over which the weight of ``KL[q(z|x,y) || p(z|y)]`` rises to ``kl_weight``.
+    kl_weight
+        Final weight of that divergence; 1 is the evidence lower bound.
+    smoothing
+        Probability spread evenly over the components in the starting assignment.
+    potts, potts_ramp_fraction
+        Strength ``eta`` of the neighbourhood prior, and the share of the joint phase over which it rises.
+    repulsion, repulsion_ramp_fraction
+        Strength ``tau`` in nats per cell, and the share of the joint phase over which it rises.
+    alpha
+        Weight of ``log q(y|x)`` for labelled cells.
+    agreement, view
+        Weight of the agreement between two views of a cell, and the function that makes the second view of a
+        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2.
+    balance
+        Weight of the balance of the average assignment.
+    dirichlet
+        Concentration of the symmetric Dirichlet prior on ``p(y)``.
+    estimator
+        Of the expectation over ``y``: ``"sample"``, ``"exact"`` or ``"gumbel"``.
+    momentum
+        Share of the old value in the running average of ``q(y|x)`` that neighbours are told.
+    """
+
+    def __init__(
+        self,
+        module: RMVEModule,
+        *,
+        data: TrainingData,
+        lr: float = 1e-3,
+        mixture_lr: float = 5e-3,
+        weight_decay: float = 1e-2,
+        lr_drop: float = 0.3,
+        lr_drop_fraction: float = 0.2,
+        warmup_fraction: float = 1 / 3,
+        kl_warmup_fraction: float = 0.7,
+        kl_weight: float = 1.0,
+        smoothing: float = 0.1,
+        potts: float = 10.0,
+        potts_ramp_fraction: float = 0.6,
+        repulsion: float = 100.0,
+        repulsion_ramp_fraction: float = 0.5,
+        alpha: float = 10.0,
+        agreement: float = 0.0,
+        view: Callable[[Tensor], Tensor] | None = None,
+        balance: float = 0.0,
+        dirichlet: float = 1.0,
+        estimator: str = "sample",
+        momentum: float = 0.5,
+    ):
+        super().__init__(module, lr=lr, weight_decay=weight_decay, optimizer="AdamW")
+        if agreement > 0 and view is None:
+            if module.gene_likelihood not in COUNT_LIKELIHOODS:
+                raise ValueError(
+                    f"`agreement={agreement}` needs `view` with the likelihood {module.gene_likelihood!r}: "
+                    "a function that returns another view of a batch of cells. Only counts have a default."
+                )
+            view = _thin
+        self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
+        self.warmup_fraction, self.kl_warmup_fraction = warmup_fraction, kl_warmup_fraction
+        self.final_kl_weight, self.smoothing = kl_weight, smoothing
+        self.potts, self.potts_ramp_fraction = potts, potts_ramp_fraction
+        self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
+        self.alpha, self.agreement, self.view = alpha, agreement, view
+        self.balance, self.dirichlet, self.estimator, self.momentum = balance, dirichlet, estimator, momentum
+        self.labelled = torch.as_tensor(data.labelled)
+        self.any_labelled = bool(data.labelled.any())
+        start = torch.as_tensor(data.start, dtype=torch.float32)
+        smooth = torch.where(self.labelled, 0.0, smoothing)[:, None]
+        self.start = (1.0 - smooth) * start + smooth / start.shape[1]
+        self.graph = data.graph if potts > 0 else None
+        #: Running average of ``q(y|x)``, which the Potts prior reads.
+        self.assignment = self.start.clone()
+
+    # ------------------------------------------------------------- schedule
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in ``[0, 1]``."""
+        total = self.trainer.estimated_stepping_batches
+        return min(self.global_step / total, 1.0) if 0 < total < float("inf") else 0.0
+
+    def objective(self, rows: np.ndarray, device: torch.device) -> Objective:
+        """The objective of a mini-batch at this point of the run.
+
+        Parameters
+        ----------
+        rows
+            Row numbers of the cells.
+        device
+            Where the tensors are wanted.
+        """
+        progress, warmup = self.progress, self.warmup_fraction
+        common = {
+            "kl_weight": self.final_kl_weight * ramp(progress, 0.0, warmup * self.kl_warmup_fraction),
+            "dirichlet": self.dirichlet,
+            "n_obs": self.n_obs_training or len(self.start),
+        }
+        labelled = self.labelled[rows]
+        given = {"target": self.start[rows].to(device)}
+        if progress < warmup:
+            return Objective(
+                **common,
+                **given,
+                held=torch.ones(len(rows), dtype=torch.bool, device=device),
+                alpha=torch.where(labelled, self.alpha, 1.0).to(device),
+            )
+        joint = 1.0 - warmup
+        common |= {
+            "repulsion": self.repulsion * ramp(progress, warmup, joint * self.repulsion_ramp_fraction),
+            "agreement": self.agreement,
+            "balance": self.balance,
+        }
+        if self.any_labelled:
+            common |= given | {"held": labelled.to(device), "alpha": torch.full((len(rows),), self.alpha, device=device)}
+        if self.graph is not None:
+            near = torch.from_numpy(self.graph[rows] @ self.assignment.numpy())
+            common |= {
+                "neighbor_mean": near.to(device),
+                "potts": self.potts * ramp(progress, warmup, joint * self.potts_ramp_fraction),
+            }
+        return Objective(**common)
+
+    # ---------------------------------------------------------------- steps
+
+    def _forward(self, batch: dict[str, Tensor], objective: Objective):
+        return self.module(
+            batch,
+            inference_kwargs={"estimator": self.estimator, "objective": objective},
+            generative_kwargs={"with_distribution": False},
+            loss_kwargs={"objective": objective},
+        )
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One gradient step; also updates the running average of the assignments."""
+        rows = batch.pop(INDEX_KEY).cpu().numpy()
+        objective = self.objective(rows, self.device)
+        if objective.agreement > 0:
+            objective = _with_view(objective, self.view(batch["X"]))
+        inference, _, loss = self._forward(batch, objective)
+        if objective.neighbor_mean is not None:
+            new = inference["log_q"].detach().exp().cpu()
+            self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new
+        self.log("train_loss", loss.loss, on_epoch=True, on_step=False, prog_bar=True)
+        self.compute_and_log_metrics(loss, self.train_metrics, "train")
+        return loss.loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The plain bound on validation cells."""
+        batch.pop(INDEX_KEY)
+        _, _, loss = self._forward(batch, Objective())
+        self.log("validation_loss", loss.loss, on_epoch=True)
+        self.compute_and_log_metrics(loss, self.val_metrics, "validation")
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Log how many components are in use and how far apart the nearest two are."""
+        mixture = self.module.mixture
+        used = mixture.log_weights.exp() >= MIN_WEIGHT
+        self.log("n_components", float(used.sum()))
+        if used.sum() > 1:
+            distance = between_components(bhattacharyya, mixture.mean[used], mixture.var[used])
+            distance.fill_diagonal_(float("inf"))
+            self.log("min_separation", float(distance.min()))
+
+    # ------------------------------------------------------------ optimizer
+
+    def configure_optimizers(self) -> dict:
+        """AdamW with a faster group for the mixture and a step down near the end."""
+        mixture = {id(p) for p in self.module.mixture.parameters()}
+        trainable = [p for p in self.module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trainable if id(p) not in mixture], "lr": self.lr},
+            {"params": [p for p in trainable if id(p) in mixture], "lr": self.mixture_lr, "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        total = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.lr_drop if step >= (1.0 - self.lr_drop_fraction) * total else 1.0
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _thin(x: Tensor) -> Tensor:
+    """Half of the molecules of each cell; a cell that would lose all of them is left as it is."""
+    thinned = thin_counts(x, 0.5)
+    return torch.where(thinned.sum(-1, keepdim=True) > 0, thinned, x)
+
+
+def _with_view(objective: Objective, view: Tensor) -> Objective:
+    return Objective(**{**objective.__dict__, "view": view})
