@@ -42,7 +42,7 @@ OVERCOMPLETE = 30
 N_PCS = 50
 N_NEIGHBORS = 15
 #: Default strength of the repulsion, in nats per cell, when the number of clusters is unknown and known.
-REPULSION_UNKNOWN, REPULSION_KNOWN = 100.0, 10.0
+REPULSION_UNKNOWN, REPULSION_KNOWN = 100.0, 5.0
 
 
 def default_epochs(n_cells: int) -> int:
@@ -348,7 +348,7 @@ class RMVE(
         plan_kwargs = dict(plan_kwargs or {})
         plan_kwargs.setdefault("estimator", self.estimator)
         plan_kwargs.setdefault("repulsion", REPULSION_KNOWN if self.n_components_is_known_ else REPULSION_UNKNOWN)
-        if self.module.started:
+        if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
         plan_kwargs["data"] = self._training_data()
@@ -375,7 +375,7 @@ class RMVE(
         if self._setup_arg("size_factor_key") is not None:
             size_factor = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
         seed = int(torch.randint(2**31 - 1, (1,)))
-        first = not module.started
+        first = not self.is_trained_
         if first:
             stats = initialization.input_statistics(x, self.gene_likelihood, size_factor)
             module.set_input_statistics(
@@ -426,7 +426,6 @@ class RMVE(
         leading /= np.maximum(leading.std(0), 1e-8)
         moments = initialization.partition_moments(leading, partition, self.module.n_components)
         self.module.mixture.set_components(*(torch.as_tensor(m, dtype=torch.float32) for m in moments))
-        self.module.started.fill_(True)
 
     # ------------------------------------------------------------- write-back
 

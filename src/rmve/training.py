@@ -70,6 +70,8 @@ class RMVETrainingPlan(TrainingPlan):
         Share of the held phase over which the weight of ``KL[q(z|x,y) || p(z|y)]`` rises to ``kl_weight``.
     kl_weight
         Final weight of that divergence; 1 is the evidence lower bound.
+    warmup_alpha
+        Weight of ``log q(y|x)`` for cells held to the start; rare clusters are only learnt in time above 1.
     smoothing
         Probability spread evenly over the components in the starting assignment.
     potts, potts_ramp_fraction
@@ -104,8 +106,9 @@ class RMVETrainingPlan(TrainingPlan):
         warmup_fraction: float = 1 / 3,
         kl_warmup_fraction: float = 0.7,
         kl_weight: float = 1.0,
+        warmup_alpha: float = 10.0,
         smoothing: float = 0.1,
-        potts: float = 10.0,
+        potts: float = 3.0,
         potts_ramp_fraction: float = 0.6,
         repulsion: float = 100.0,
         repulsion_ramp_fraction: float = 0.5,
@@ -127,7 +130,7 @@ class RMVETrainingPlan(TrainingPlan):
             view = _thin
         self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
         self.warmup_fraction, self.kl_warmup_fraction = warmup_fraction, kl_warmup_fraction
-        self.final_kl_weight, self.smoothing = kl_weight, smoothing
+        self.final_kl_weight, self.smoothing, self.warmup_alpha = kl_weight, smoothing, warmup_alpha
         self.potts, self.potts_ramp_fraction = potts, potts_ramp_fraction
         self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
         self.alpha, self.agreement, self.view = alpha, agreement, view
@@ -172,7 +175,7 @@ class RMVETrainingPlan(TrainingPlan):
                 **common,
                 **given,
                 held=torch.ones(len(rows), dtype=torch.bool, device=device),
-                alpha=torch.where(labelled, self.alpha, 1.0).to(device),
+                alpha=torch.where(labelled, self.alpha, self.warmup_alpha).to(device),
             )
         joint = 1.0 - warmup
         common |= {
