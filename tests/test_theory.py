@@ -215,7 +215,7 @@ def test_sampled_bound_is_unbiased(model, x):
     exact = unlabelled_bound(model, x[:1], *q)
     n = 20_000
     draws = unlabelled_bound(model, x[:1].expand(n, N_GENES), *(p.expand(n, *p.shape[1:]) for p in q), kind="sample")
-    assert draws.std() > 0.1
+    assert draws.std() > 0.01
     assert (draws.mean() - exact[0]).abs() < 4 * draws.std() / math.sqrt(n)
 
 

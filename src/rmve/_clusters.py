@@ -63,26 +63,29 @@ class ClustersMixin:
             Component that each component was merged into, shape ``(K,)``; ``None`` leaves each on its own.
         """
         assignment, _ = self._posterior()
-        belongs = np.arange(self.module.n_components) if merged is None else np.asarray(merged)
-        together = np.zeros((len(belongs), len(belongs)))
-        together[np.arange(len(belongs)), belongs] = 1.0
-        hard = (assignment @ together).argmax(1)
-        sizes = np.bincount(hard, minlength=len(belongs))
-        keep = sizes > 0
-        keep[belongs[: len(self.label_names_)]] = True  # a known type stays, even if no cell was given to it
+        n_components = assignment.shape[1]
+        belongs = np.arange(n_components) if merged is None else np.array(merged)
         distance = self._separations()
-        roots = np.flatnonzero(keep)
-        for k in np.flatnonzero(~keep[belongs]):
-            belongs = belongs.copy()
-            belongs[k] = roots[distance[k, roots].argmin()]
-        order = components.order_by_size(hard, len(belongs))
-        rank = {component: number for number, component in enumerate(c for c in order if keep[c])}
+        while True:
+            together = np.eye(n_components)[belongs]
+            hard = (assignment @ together).argmax(1)
+            keep = np.bincount(hard, minlength=n_components) > 0
+            keep[belongs[: len(self.label_names_)]] = True  # a known type stays, even if no cell was given to it
+            if keep[belongs].all():
+                break
+            # joining can move cells, so look again afterwards
+            roots = np.flatnonzero(keep)
+            for k in np.flatnonzero(~keep[belongs]):
+                belongs[k] = roots[distance[k, roots].argmin()]
+        order = [k for k in components.order_by_size(hard, n_components) if keep[k]]
+        rank = {component: number for number, component in enumerate(order)}
         self.set_clusters(np.array([rank[component] for component in belongs]))
 
     def _cluster_probabilities(self, assignment: np.ndarray, index: pd.Index) -> pd.DataFrame:
         """``q(y|x)`` summed over the components of each cluster; rows sum to one."""
         together = np.eye(len(self.cluster_names_), dtype=assignment.dtype)[self.component_cluster_]
-        return pd.DataFrame(assignment @ together, index=index, columns=self.cluster_names_)
+        probabilities = np.minimum(assignment @ together, 1.0)  # a rounded sum can exceed 1
+        return pd.DataFrame(probabilities, index=index, columns=self.cluster_names_)
 
     @staticmethod
     def _hard_labels(probabilities: pd.DataFrame) -> pd.Series:

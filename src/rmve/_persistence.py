@@ -13,13 +13,14 @@ from scvi.model.base import ArchesMixin
 
 from rmve import _validation as check
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY, parse_device_args
-from rmve._serialization import read_model, write_model
+from rmve._serialization import not_a_model, read_model, write_model
 from rmve.spatial import SpatialMap
 
 ADATA_FILE = "adata.h5ad"
 #: Attributes of a model that are saved beside its weights, registry and constructor arguments.
 SAVED = (
     "is_trained_",
+    "is_query_",
     "history_",
     "train_indices_",
     "validation_indices_",
@@ -65,8 +66,16 @@ class PersistenceMixin:
         if adata.is_view and copy_if_view:
             adata = adata.copy()
         labels_key = self._setup_arg("labels_key")
-        if labels_key is not None and labels_key not in adata.obs and self.adata_manager is not None:
-            self._register_manager_for_instance(self.adata_manager.transfer_fields(adata, allow_missing_labels=True))
+        if labels_key is not None and labels_key not in adata.obs:
+            # scvi-tools fills in the column: in an object of our own that shares the data
+            parts = {name: dict(getattr(adata, name)) for name in ("layers", "obsm")}
+            adata = AnnData(adata.X, obs=adata.obs.copy(), var=adata.var, **parts)
+            if self.adata_manager is None:
+                arguments = {"source_registry": self.registry_, **self.registry_[SETUP_ARGS_KEY]}
+                self.setup_anndata(adata, allow_missing_labels=True, **arguments)
+            else:
+                manager = self.adata_manager.transfer_fields(adata, allow_missing_labels=True)
+                self._register_manager_for_instance(manager)
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
 
     def _check_new_data(self, adata: AnnData, new_batches: bool = False) -> None:
@@ -178,9 +187,14 @@ class PersistenceMixin:
         _, _, where = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
         folder, prefix = Path(dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
-        registry = document["registry"]
-        if registry[MODEL_NAME_KEY] != cls.__name__:
-            raise ValueError(f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class.")
+        try:
+            registry, attributes = document["registry"], {name: document["attributes"][name] for name in SAVED}
+            saved_class, setup_args = registry[MODEL_NAME_KEY], registry[SETUP_ARGS_KEY]
+            init_params, spatial_map = document["init_params"], document["spatial_map"]
+        except (KeyError, TypeError) as error:
+            raise not_a_model(folder, error) from error
+        if saved_class != cls.__name__:
+            raise ValueError(f"{str(folder)!r} holds a {saved_class} model. Load it with that class.")
         if adata is None:
             saved = folder / f"{prefix}{ADATA_FILE}"
             adata = read_h5ad(saved) if saved.is_file() else None
@@ -188,14 +202,17 @@ class PersistenceMixin:
             adata = None
         if adata is not None:
             check.check_anndata(adata)
-            check.check_genes(adata.var_names, document["attributes"]["var_names_"])
-            cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **registry[SETUP_ARGS_KEY])
-        model = cls(adata, registry=registry, **document["init_params"])
-        for name, value in document["attributes"].items():
+            check.check_genes(adata.var_names, attributes["var_names_"])
+            cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **setup_args)
+        model = cls(adata, registry=registry, **init_params)
+        for name, value in attributes.items():
             setattr(model, name, value)
-        if document["spatial_map"] is not None:
-            model.spatial_map_ = SpatialMap(**document["spatial_map"])
-        model.module.load_state_dict(state_dict)
+        if spatial_map is not None:
+            model.spatial_map_ = SpatialMap(**spatial_map)
+        try:
+            model.module.load_state_dict(state_dict)
+        except RuntimeError as error:
+            raise not_a_model(folder, error) from error
         model.to_device(where)
         model.module.eval()
         return model
@@ -234,7 +251,7 @@ class PersistenceMixin:
         reference_model._check_new_data(adata, new_batches=True)
         model = super().load_query_data(adata, reference_model, **kwargs)
         # components and clusters are the reference's
-        model.is_trained_ = True
+        model.is_trained_ = model.is_query_ = True
         return model
 
     @staticmethod

@@ -32,7 +32,11 @@ def to_json(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
-        return {_TAG: "array", "dtype": "str" if value.dtype.kind in "OUT" else str(value.dtype), "data": value.tolist()}
+        return {
+            _TAG: "array",
+            "dtype": "str" if value.dtype.kind in "OUT" else str(value.dtype),
+            "data": value.tolist(),
+        }
     if isinstance(value, pd.Index):
         return to_json(value.to_numpy())
     if isinstance(value, pd.DataFrame):
@@ -68,6 +72,11 @@ def from_json(value: object) -> object:
         case "items":
             return {from_json(key): from_json(item) for key, item in value["data"]}
     return {key: from_json(item) for key, item in value.items()}
+
+
+def not_a_model(folder: Path, reason: object) -> ValueError:
+    """The error for files that :meth:`rmve.RMVE.save` did not write."""
+    return ValueError(f"{str(folder)!r} does not hold a model saved by `RMVE.save`: {reason}")
 
 
 def write_model(folder: Path, prefix: str, state_dict: dict[str, torch.Tensor], document: dict) -> None:
@@ -112,5 +121,7 @@ def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[d
         document = from_json(json.loads(paths[1].read_text(encoding="utf-8")))
         state_dict = torch.load(paths[0], map_location=device, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{str(folder)!r} does not hold a model saved by `RMVE.save`: {error}") from error
+        raise not_a_model(folder, error) from error
+    if not isinstance(document, dict) or not isinstance(state_dict, dict):
+        raise not_a_model(folder, "a file has another layout")
     return state_dict, document

@@ -23,7 +23,9 @@ def _shorten(names: Sequence, limit: int = 5) -> str:
 
 def _require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
     if key not in adata.obs:
-        raise KeyError(f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}.")
+        raise KeyError(
+            f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}."
+        )
     return adata.obs[key]
 
 
@@ -62,7 +64,9 @@ def get_matrix(adata: ad.AnnData, layer: str | None):
             raise ValueError("`adata.X` is None. Give the `layer` that holds the data.")
         return adata.X
     if layer not in adata.layers:
-        raise KeyError(f"`layer={layer!r}` is not in `adata.layers`. Its layers: {_shorten(list(adata.layers)) or 'none'}.")
+        raise KeyError(
+            f"`layer={layer!r}` is not in `adata.layers`. Its layers: {_shorten(list(adata.layers)) or 'none'}."
+        )
     return adata.layers[layer]
 
 
@@ -105,7 +109,9 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
     for values in _values(x):
         if likelihood == "bernoulli":
             if values.size and (values.min() < 0 or values.max() > 1):
-                raise ValueError(f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs.")
+                raise ValueError(
+                    f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs."
+                )
         elif likelihood != "normal":
             bad = values[(values < 0) | (values != np.round(values))]
             if bad.size:
@@ -170,6 +176,24 @@ def check_columns(
         values = column.to_numpy(float) if pd.api.types.is_numeric_dtype(column) else np.array([np.nan])
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(f"`adata.obs[{size_factor_key!r}]` (`size_factor_key`) must hold positive finite numbers.")
+
+
+def check_labels(adata: ad.AnnData, key: str, unlabeled_category: object) -> None:
+    """Raise unless the labels are strings, as the mark of unlabelled cells is.
+
+    Raises
+    ------
+    ValueError
+        If they are of another type.
+    """
+    if not isinstance(unlabeled_category, str) or key not in adata.obs:
+        return
+    other = [value for value in adata.obs[key].unique() if not isinstance(value, str)]
+    if other:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` (`labels_key`) holds labels that are no strings, for example {other[0]!r}. "
+            f"Convert them with `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+        )
 
 
 def find_graph(adata: ad.AnnData, neighbors_key: str):
@@ -307,3 +331,21 @@ def check_known_batches(adata: ad.AnnData, key: str, known: Sequence) -> None:
             f"`adata.obs[{key!r}]` has batch(es) unseen in training: {_shorten(unseen)}. "
             "Map new batches with `RMVE.load_query_data(adata, model)`."
         )
+
+
+def check_key_added(adata: ad.AnnData, key: str, registered: Sequence[str | None]) -> None:
+    """Raise unless results can be written under ``key`` without losing the user's data.
+
+    Raises
+    ------
+    TypeError
+        If it is not a string.
+    ValueError
+        If it is empty, holds ``/`` (which h5ad cannot store), or names a column that is not a result of this model.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"`key_added` must be a string, not {type(key).__name__}.")
+    if not key or "/" in key:
+        raise ValueError(f"`key_added` must not be empty or hold '/'; got {key!r}.")
+    if key in registered or (key in adata.obs and key not in adata.uns):
+        raise ValueError(f"`key_added={key!r}` would overwrite `adata.obs[{key!r}]`. Choose another name.")

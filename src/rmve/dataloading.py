@@ -30,7 +30,9 @@ class IndexedDataset(Dataset):
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         rows = np.sort(rows)  # contiguous reads; the order inside a mini-batch does not matter
-        return {**self.base[rows], INDEX_KEY: rows}
+        # in one memory order, whatever the storage: the order decides how sums are rounded
+        batch = {name: np.ascontiguousarray(value) for name, value in self.base[rows].items()}
+        return {**batch, INDEX_KEY: rows}
 
 
 class EvenBatches(Sampler):
@@ -41,7 +43,7 @@ class EvenBatches(Sampler):
     indices
         Rows to go through.
     batch_size
-        Upper limit of the batch size.
+        Upper limit of the batch size; pairs may become three, so that no cell is left alone.
     shuffle
         Whether to draw a new order, from torch's global generator, on each pass.
     """
@@ -49,7 +51,8 @@ class EvenBatches(Sampler):
     def __init__(self, indices: np.ndarray, batch_size: int, shuffle: bool):
         # sorted: the order of a pass depends on torch's generator alone
         self.indices, self.shuffle = np.sort(indices), shuffle
-        self.n_batches = max(1, -(-len(self.indices) // batch_size))
+        n = len(self.indices)
+        self.n_batches = max(1, min(-(-n // batch_size), n // 2))
 
     def __len__(self) -> int:
         return self.n_batches

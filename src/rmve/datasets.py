@@ -11,9 +11,7 @@ import scipy.sparse as sp
 MAX_RESIDUAL = 0.25
 
 
-def toy(
-    n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: int = 1, seed: int = 0
-) -> ad.AnnData:
+def toy(n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: int = 1, seed: int = 0) -> ad.AnnData:
     """Small, well separated clusters with positions: for examples and tests.
 
     Parameters

@@ -44,7 +44,7 @@ def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator
     rows = np.arange(x.shape[0]) if rows is None else rows
     for start in range(0, len(rows), size):
         block = x[rows[start : start + size]]
-        yield np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
 
 
 def row_sums(x) -> np.ndarray:
@@ -101,9 +101,7 @@ def input_statistics(x, likelihood: str, size_factor: np.ndarray | None = None) 
     return InputStatistics(mean, sd, target_sum, scale, bias)
 
 
-def principal_components(
-    standardize, x, n_components: int, seed: int, max_cells: int = MAX_PCA_CELLS
-) -> np.ndarray:
+def principal_components(standardize, x, n_components: int, seed: int, max_cells: int = MAX_PCA_CELLS) -> np.ndarray:
     """Principal components of the encoder's input.
 
     Parameters
@@ -139,9 +137,7 @@ def principal_components(
     return np.concatenate([pca.transform(block) for block in blocks(np.arange(n))])
 
 
-def starting_partition(
-    points: np.ndarray, n_clusters: int, seed: int, labels: np.ndarray | None = None
-) -> np.ndarray:
+def starting_partition(points: np.ndarray, n_clusters: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Partition of the cells to start from: many small k-means clusters, merged by Ward's criterion.
 
     k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed;

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -41,8 +40,9 @@ OVERCOMPLETE = 30
 #: Principal components for the starting partition and the neighbour graph.
 N_PCS = 50
 N_NEIGHBORS = 15
-#: Default strength of the repulsion, in nats per cell, when the number of clusters is unknown and known.
-REPULSION_UNKNOWN, REPULSION_KNOWN = 100.0, 5.0
+#: Training options that differ between a number of clusters that is to be found and one that is given.
+UNKNOWN_K = {"repulsion": 100.0}
+KNOWN_K = {"repulsion": 5.0}
 
 
 def default_epochs(n_cells: int) -> int:
@@ -145,7 +145,9 @@ class RMVE(
         self.n_components_is_known_ = n_components is not None
         if n_components is None:
             n_components = self._overcomplete()
-        check.check_n_components(n_components, None if adata is None else adata.n_obs, len(self.label_names_))
+        # a saved model may meet fewer cells than it has components
+        n_obs = adata.n_obs if adata is not None and registry is None else None
+        check.check_n_components(n_components, n_obs, len(self.label_names_))
         if adata is not None:
             check.check_values(adata, self._setup_arg("layer"), gene_likelihood)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
@@ -167,6 +169,7 @@ class RMVE(
         )
         self.set_clusters(np.arange(n_components))
         self.spatial_map_ = None
+        self.is_query_ = False
         self._model_summary_string = (
             f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
             f"posterior={posterior!r}, repulsion={repulsion!r}"
@@ -236,6 +239,8 @@ class RMVE(
             categorical_covariate_keys,
             continuous_covariate_keys,
         )
+        if labels_key is not None:
+            check.check_labels(adata, labels_key, unlabeled_category)
         if "source_registry" not in kwargs:  # new data for an old model needs neither graph nor positions
             if spatial_key is not None:
                 check.get_coordinates(adata, spatial_key)
@@ -336,18 +341,19 @@ class RMVE(
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
-        for name, value in (("max_epochs", max_epochs), ("batch_size", batch_size)):
-            if value is not None:
-                check.check_positive_int(name, value)
+        if self.adata.n_obs < 2:
+            raise ValueError("Training needs at least two cells; `adata` has one.")
+        if max_epochs is not None:
+            check.check_positive_int("max_epochs", max_epochs)
+        check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
             raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
-        plan_kwargs = dict(plan_kwargs or {})
-        plan_kwargs.setdefault("estimator", self.estimator)
-        plan_kwargs.setdefault("repulsion", REPULSION_KNOWN if self.n_components_is_known_ else REPULSION_UNKNOWN)
+        defaults = {"estimator": self.estimator, **(KNOWN_K if self.n_components_is_known_ else UNKNOWN_K)}
+        plan_kwargs = defaults | (plan_kwargs or {})
         if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
@@ -365,7 +371,8 @@ class RMVE(
             plan_kwargs=plan_kwargs,
             **trainer_kwargs,
         )
-        self.number_clusters()
+        if not self.is_query_:  # clusters of new cells are the reference's
+            self.number_clusters()
 
     def _training_data(self) -> TrainingData:
         """Starting assignment and neighbour graph; on the first call also the module's starting values."""
@@ -448,14 +455,17 @@ class RMVE(
         RuntimeError
             If the model is not trained.
         ValueError
-            If ``adata`` is a view, or does not fit the model.
+            If ``adata`` is a view or does not fit the model, or ``key_added`` is somebody else's column.
         """
         self._check_if_trained(warn=False, message="The model is not trained. Call `model.train()` first.")
         if adata is not None:
             check.check_anndata(adata)
-        adata = self._validate_anndata(adata)
+        cells = self._validate_anndata(adata)
+        adata = cells if adata is None else adata
+        registered = [self._setup_arg(name) for name in ("batch_key", "labels_key", "size_factor_key")]
+        check.check_key_added(adata, key_added, registered)
         names = Written(key_added)
-        assignment, latent = self._posterior(adata)
+        assignment, latent = self._posterior(cells)
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
         obs = {
             names.cluster: self._hard_labels(probabilities),
@@ -468,7 +478,7 @@ class RMVE(
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
         if self.spatial_map_ is not None:
-            mapped = self.map_to_space(adata)
+            mapped = self.map_to_space(cells)
             obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
             obs[names.spatial_sd] = mapped["sd"]
             uns["spatial_map"] = self.spatial_map_.to_dict()
@@ -479,7 +489,10 @@ class RMVE(
         adata.uns[names.uns] = uns
 
     def _parameters(self) -> dict[str, object]:
-        return {**self.init_params_["non_kwargs"], **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key")}}
+        return {
+            **self.init_params_["non_kwargs"],
+            **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key")},
+        }
 
     # -------------------------------------------------------------- stability
 

@@ -147,7 +147,6 @@ class RMVEModule(BaseModuleClass):
         self.register_buffer("input_sd", torch.ones(n_input))
         self.register_buffer("target_sum", torch.tensor(1.0))
         self.register_buffer("size_factor_scale", torch.tensor(1.0))
-        self.register_buffer("started", torch.tensor(False))
 
     @property
     def n_components(self) -> int:
@@ -522,7 +521,7 @@ class RMVEModule(BaseModuleClass):
         return log_px.mean().item() if return_mean else log_px.cpu()
 
     @torch.inference_mode()
-    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
+    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1, generative_kwargs: dict | None = None) -> Tensor:
         """Draw from the posterior predictive distribution.
 
         Parameters
@@ -531,12 +530,19 @@ class RMVEModule(BaseModuleClass):
             A mini-batch.
         n_samples
             Number of draws.
+        generative_kwargs
+            Options of :meth:`generative`, such as ``transform_batch``.
 
         Returns
         -------
         Tensor on the CPU, shape ``(B, G)``, or ``(B, G, n_samples)`` for several draws.
         """
-        _, outputs = self.forward(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
+        _, outputs = self.forward(
+            tensors,
+            inference_kwargs={"n_samples": n_samples},
+            generative_kwargs=generative_kwargs,
+            compute_loss=False,
+        )
         draw = outputs["px"].sample()
         return (draw if n_samples == 1 else draw.permute(1, 2, 0)).cpu()
 

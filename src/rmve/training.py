@@ -16,8 +16,8 @@ from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
 from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
-#: A component is in use if it holds at least this share of the cells.
-MIN_WEIGHT = 1e-3
+#: A component is in use if the mean of its ``q(y|x)`` is at least this.
+MIN_USAGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,10 @@ class RMVETrainingPlan(TrainingPlan):
             "balance": self.balance,
         }
         if self.any_labelled:
-            common |= given | {"held": labelled.to(device), "alpha": torch.full((len(rows),), self.alpha, device=device)}
+            common |= given | {
+                "held": labelled.to(device),
+                "alpha": torch.full((len(rows),), self.alpha, device=device),
+            }
         if self.graph is not None:
             near = torch.from_numpy(self.graph[rows] @ self.assignment.numpy())
             common |= {
@@ -210,9 +213,10 @@ class RMVETrainingPlan(TrainingPlan):
         if objective.agreement > 0:
             objective = _with_view(objective, self.view(batch["X"]))
         inference, _, loss = self._forward(batch, objective)
+        new = inference["log_q"].detach().exp()
+        self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
-            new = inference["log_q"].detach().exp().cpu()
-            self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new
+            self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new.cpu()
         self.log("train_loss", loss.loss, on_epoch=True, on_step=False, prog_bar=True)
         self.compute_and_log_metrics(loss, self.train_metrics, "train")
         return loss.loss
@@ -224,13 +228,17 @@ class RMVETrainingPlan(TrainingPlan):
         self.log("validation_loss", loss.loss, on_epoch=True)
         self.compute_and_log_metrics(loss, self.val_metrics, "validation")
 
+    def on_train_epoch_start(self) -> None:
+        """Start to count how much each component is used."""
+        self.usage = torch.zeros(self.module.n_components, device=self.device)
+
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Log how many components are in use and how far apart the nearest two are."""
-        mixture = self.module.mixture
-        used = mixture.log_weights.exp() >= MIN_WEIGHT
+        """Log how many components were in use in this epoch and how far apart the nearest two are."""
+        used = self.usage / self.usage.sum() >= MIN_USAGE
         self.log("n_components", float(used.sum()))
         if used.sum() > 1:
+            mixture = self.module.mixture
             distance = between_components(bhattacharyya, mixture.mean[used], mixture.var[used])
             distance.fill_diagonal_(float("inf"))
             self.log("min_separation", float(distance.min()))

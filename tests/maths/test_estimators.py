@@ -13,6 +13,7 @@ from rmve.maths.estimators import (
     ESTIMATORS,
     assignment_term,
     expectation_over_y,
+    nodes_over_y,
     optimal_assignment,
     sample_one_hot,
 )
@@ -64,6 +65,32 @@ def test_exact_gradient_matches_finite_differences(table):
     assert torch.autograd.gradcheck(
         lambda q, v: expectation_over_y(lambda w: (w @ v).square(), q, "exact"), (logits, values)
     )
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_nodes_are_a_rule_on_the_simplex(kind):
+    """Points lie on the simplex and weights sum to one: ``K`` corners weighted by ``q(y|x)``, or one point."""
+    logits = torch.randn(6, 4, requires_grad=True)
+    y, weights = nodes_over_y(logits, kind)
+    n_nodes = 4 if kind == "exact" else 1
+    assert y.shape == (n_nodes, 6, 4)
+    assert weights.shape == (n_nodes, 6)
+    assert y.min() >= 0
+    torch.testing.assert_close(y.sum(-1), torch.ones(n_nodes, 6))
+    torch.testing.assert_close(weights.sum(0), torch.ones(6))
+    if kind == "exact":
+        torch.testing.assert_close((weights[..., None] * y).sum(0), logits.softmax(-1))
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_nodes_and_expectation_are_one_estimate(kind, table):
+    """From the same random state the weighted sum over the points is ``expectation_over_y``."""
+    logits = torch.randn(6, 4)
+    torch.manual_seed(1)
+    y, weights = nodes_over_y(logits, kind, temperature=0.3)
+    torch.manual_seed(1)
+    expected = expectation_over_y(lambda w: (w @ table).sin(), logits, kind, temperature=0.3)
+    torch.testing.assert_close((weights * (y @ table).sin()).sum(0), expected)
 
 
 @pytest.mark.parametrize("kind", ["sample", "gumbel"])
@@ -165,6 +192,8 @@ def test_unknown_kind_is_refused(logits, table):
     """Any other name raises a ``ValueError`` that lists the three."""
     with pytest.raises(ValueError, match="'exact', 'gumbel'"):
         expectation_over_y(lambda w: w @ table, logits, "reinforce")
+    with pytest.raises(ValueError, match="'exact', 'gumbel'"):
+        nodes_over_y(logits, "reinforce")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,1 +1,12 @@
-"""Figures of RMVE's results, from AnnData keys alone."""
+"""Figures of RMVE's results, from the names that :meth:`rmve.RMVE.annotate` wrote into AnnData alone.
+
+They work the same on an AnnData read back from disk, and leave it as it is.
+"""
+
+from rmve.pl._components import components
+from rmve.pl._confidence import confidence
+from rmve.pl._confusion import confusion
+from rmve.pl._embedding import embedding
+from rmve.pl._history import history
+
+__all__ = ["components", "confidence", "confusion", "embedding", "history"]

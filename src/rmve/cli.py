@@ -1,0 +1,258 @@
+"""RMVE from the command line: read, train, write, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import anndata as ad
+import numpy as np
+import scvi
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+import rmve
+from rmve._keys import DEFAULT_KEY, Written
+from rmve.module import GENE_LIKELIHOODS
+
+#: What the demonstration writes, and the column of its data that it compares with.
+DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
+#: Loggers that speak of devices, tips and data loaders.
+CHATTY = (
+    "lightning.pytorch",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric",
+    "lightning.fabric.utilities.seed",
+)
+
+Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rmve {rmve.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Cell types from single-cell data with RMVE."""
+
+
+# --------------------------------------------------------------------- commands
+
+
+def _h5ad(path: Path) -> Path:
+    if path.suffix != ".h5ad":
+        raise typer.BadParameter(f"{str(path)!r} does not end in .h5ad.")
+    return path
+
+
+def _component_number(value: str) -> str:
+    if value != "auto" and not (value.isdecimal() and int(value) >= 1):
+        raise typer.BadParameter(f"{value!r} is neither 'auto' nor a whole number of at least 1.")
+    return value
+
+
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Of the random numbers: the same seed gives the same result.")
+]
+MaxEpochs = Annotated[
+    int | None, typer.Option(min=1, show_default="fewer for more cells", help="Passes over the data.")
+]
+
+
+@app.command()
+def cluster(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT.h5ad", exists=True, dir_okay=False, callback=_h5ad, help="Cells x genes."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUTPUT.h5ad", dir_okay=False, callback=_h5ad, help="File to write."),
+    ],
+    layer: Annotated[str | None, typer.Option(show_default="X", help="Layer with the counts.")] = None,
+    batch_key: Annotated[str | None, typer.Option(help="Column of obs with the batch.")] = None,
+    labels_key: Annotated[
+        str | None, typer.Option(help="Column of obs with known types to train on; 'Unknown' marks unlabelled cells.")
+    ] = None,
+    n_components: Annotated[
+        str, typer.Option(metavar="auto|INTEGER", callback=_component_number, help="Number of clusters; auto finds it.")
+    ] = "auto",
+    likelihood: Annotated[Likelihood, typer.Option(help="Of a gene's value.")] = Likelihood.nb,
+    max_epochs: MaxEpochs = None,
+    seed: Seed = 0,
+    key_added: Annotated[str, typer.Option(help="Prefix of the names written.")] = DEFAULT_KEY,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Cluster the cells of an h5ad file and write them, with the results, to another.
+
+    The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
+    """
+    with _errors_in_one_line(), _without_chatter():
+        _check_output(output, force)
+        start = time.perf_counter()
+        adata = ad.read_h5ad(source)
+        names = Written(key_added)
+        if names.cluster in adata.obs and names.uns not in adata.uns and not force:
+            raise ValueError(
+                f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
+                "Choose another --key-added, or replace it with --force."
+            )
+        setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
+        options = {
+            "n_components": None if n_components == "auto" else int(n_components),
+            "gene_likelihood": likelihood.value,
+        }
+        _fit(adata, setup, options, max_epochs, seed, key_added, quiet)
+        with _replacing(output) as temporary:
+            adata.write_h5ad(temporary)
+        if not quiet:
+            _report({**_summary(adata, key_added, start), "seed": seed})
+            _say(f"Wrote {output}.")
+
+
+@app.command()
+def demo(
+    output_dir: Annotated[Path, typer.Option(file_okay=False, help="Folder to write to; made if missing.")] = Path(),
+    max_epochs: MaxEpochs = None,
+    seed: Seed = 0,
+) -> None:
+    """Cluster 700 blood cells that come with scanpy, and report.
+
+    Writes rmve_demo.h5ad and rmve_demo.png, over those of an earlier demo.
+    """
+    with _errors_in_one_line(), _without_chatter():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        data, figure = (output_dir / f"{DEMO_STEM}{ending}" for ending in (".h5ad", ".png"))
+        _check_output(data, force=True)
+        start = time.perf_counter()
+        adata = rmve.datasets.pbmc68k_reduced()
+        _fit(adata, {"layer": "counts"}, {}, max_epochs, seed, DEFAULT_KEY, quiet=False)
+        with _replacing(data) as temporary:
+            adata.write_h5ad(temporary)
+        with _replacing(figure) as temporary:
+            _draw(adata, temporary)
+        truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
+        rows = _summary(adata, DEFAULT_KEY, start)
+        agreement = {
+            "ARI": f"{adjusted_rand_score(truth, found):.3f}",
+            "NMI": f"{normalized_mutual_info_score(truth, found):.3f}",
+        }
+        _report({**rows, **agreement, "seed": seed})
+        _say(f"ARI and NMI compare with the labels in obs[{DEMO_LABELS!r}], which are used for scoring only.")
+        _say("The data has no coordinates, so nothing is mapped to space.")
+        _say(f"Wrote {data} and {figure}.")
+
+
+# ------------------------------------------------------------------------ parts
+
+
+def _fit(
+    adata: ad.AnnData, setup: dict, options: dict, max_epochs: int | None, seed: int, key_added: str, quiet: bool
+) -> None:
+    """Train a model and write its results, and nothing else, into ``adata``."""
+    scvi.settings.seed = seed
+    rmve.RMVE.setup_anndata(adata, **setup)
+    model = rmve.RMVE(adata, **options)
+    model.train(max_epochs=max_epochs, enable_progress_bar=not quiet)
+    model.annotate(key_added=key_added)
+    for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
+        for name in [name for name in part if str(name).startswith("_scvi")]:
+            del part[name]
+
+
+def _summary(adata: ad.AnnData, key_added: str, start: float) -> dict[str, object]:
+    names = Written(key_added)
+    return {
+        "cells": f"{adata.n_obs:,}",
+        "genes": f"{adata.n_vars:,}",
+        "clusters found": adata.obs[names.cluster].nunique(),
+        "components started from": len(adata.uns[names.uns]["components"]),
+        "mean confidence": f"{np.mean(adata.obs[names.confidence]):.3f}",
+        "seconds": f"{time.perf_counter() - start:.0f}",
+    }
+
+
+def _draw(adata: ad.AnnData, path: Path) -> None:
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
+    rmve.pl.confusion(adata, DEMO_LABELS, ax=axes[2])
+    rmve.pl.embedding(adata, color=DEMO_LABELS, ax=axes[1]).set_title("labels in the file")
+    rmve.pl.embedding(adata, ax=axes[0]).set_title("RMVE's clusters")
+    figure.savefig(path, dpi=150)
+
+
+def _report(rows: dict[str, object]) -> None:
+    table = Table(title="RMVE", title_justify="left", show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def _say(text: str) -> None:
+    Console().print(Text(text), soft_wrap=True)
+
+
+def _check_output(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} exists. Overwrite it with --force.")
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"{path.name} cannot be written to the folder {path.parent}: it is missing or read-only.")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` when all is written."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """Errors that the user can mend as one line and exit status 1; others keep their traceback."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
+        Console(stderr=True).print(line, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep the training libraries' notes on devices, tips and loaders off the screen."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

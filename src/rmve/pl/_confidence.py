@@ -1,0 +1,84 @@
+"""How sure the assignment is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from rmve._keys import DEFAULT_KEY, Written
+from rmve.pl._figure import despine, finish, new_axes, palette, require, require_column
+
+#: Confidence from which on a cell counts as sure in the figure.
+SURE = 0.9
+
+
+def confidence(
+    adata: AnnData,
+    key: str = DEFAULT_KEY,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """Distribution of the probability of the assigned cluster, ``max q(y|x)``, in each cluster.
+
+    Parameters
+    ----------
+    adata
+        Cells that :meth:`rmve.RMVE.annotate` wrote to.
+    key
+        Its ``key_added``.
+    ax
+        Axes to draw on; ``None`` makes a figure.
+    show
+        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
+    save
+        File to write.
+
+    Returns
+    -------
+    The axes: a point for each cell, a circle at the median with a line from the first to the third quartile, and on
+    the right the share of cells with a confidence of at least 0.9.
+
+    Raises
+    ------
+    KeyError
+        If a key is missing.
+    """
+    names = Written(key)
+    require(adata.obs, "obs", names.cluster, key)
+    column = require_column(adata, names.cluster)
+    values = np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
+    categories, codes = column.cat.categories, column.cat.codes.to_numpy()
+    colors = palette(adata, names.cluster, len(categories))
+    present = [k for k in range(len(categories)) if (codes == k).any()]
+
+    axes = new_axes(ax, (5.4, 1.2 + 0.34 * len(present)))
+    rng = np.random.default_rng(0)
+    for row, k in enumerate(present):
+        of_cluster = values[codes == k]
+        height = row + rng.uniform(-0.3, 0.3, len(of_cluster))
+        size = np.clip(9000 / len(values), 0.5, 8)
+        axes.scatter(of_cluster, height, s=size, color=colors[k], alpha=0.5, linewidths=0, rasterized=True)
+        low, median, high = np.quantile(of_cluster, [0.25, 0.5, 0.75])
+        axes.hlines(row, low, high, color="black", linewidth=1.5)
+        axes.plot(median, row, "o", markersize=5, color="white", markeredgecolor="black")
+        axes.text(
+            1.02,
+            row,
+            f"{(of_cluster >= SURE).mean():.0%}",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+        )
+    axes.axvline(SURE, color="0.8", linewidth=0.8, zorder=0)
+    axes.set(yticks=range(len(present)), yticklabels=[str(categories[k]) for k in present], ylabel=names.cluster)
+    axes.set(
+        ylim=(len(present) - 0.5, -0.5), xlim=(min(0.5, values.min()) - 0.02, 1.01), xlabel="confidence: max q(y|x)"
+    )
+    axes.text(1.02, 1.02, f"≥ {SURE:g}", transform=axes.transAxes, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    despine(axes, "top", "right")
+    return finish(axes, ax, show, save)

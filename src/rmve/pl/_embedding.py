@@ -1,0 +1,130 @@
+"""Cells on a plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from rmve._keys import DEFAULT_KEY, Written
+from rmve.pl._figure import GREY, despine, finish, new_axes, palette, require, require_column, write_names
+
+#: Opacity of a cell of confidence zero.
+MIN_ALPHA = 0.1
+#: Longest name, in characters, that is written onto the cells.
+MAX_NAME = 10
+
+
+def embedding(
+    adata: AnnData,
+    key: str = DEFAULT_KEY,
+    basis: str | None = None,
+    color: str | None = None,
+    confidence: bool = False,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """Cells in two dimensions, coloured by cluster.
+
+    Names stand at the clusters' medians, moved apart where they would overlap, or in a legend if they are long.
+
+    Parameters
+    ----------
+    adata
+        Cells that :meth:`rmve.RMVE.annotate` wrote to.
+    key
+        Its ``key_added``.
+    basis
+        Key of ``adata.obsm``, with or without ``X_``. ``None``: ``X_umap`` if there is one, otherwise RMVE's embedding.
+        Of RMVE's embedding the first two principal components are drawn, of others the first two columns.
+    color
+        Column of ``adata.obs`` with the categories to colour by; ``None`` is the clusters.
+    confidence
+        Whether cells of an uncertain cluster are drawn paler.
+    ax
+        Axes to draw on; ``None`` makes a figure.
+    show
+        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
+    save
+        File to write.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        If a key is missing.
+    ValueError
+        If the basis has fewer than two columns.
+    """
+    names = Written(key)
+    if color is None:
+        require(adata.obs, "obs", names.cluster, key)
+        color = names.cluster
+    column = require_column(adata, color)
+    points, labels = _coordinates(adata, names, basis)
+    alpha = np.ones(adata.n_obs)
+    if confidence:
+        alpha = MIN_ALPHA + (1 - MIN_ALPHA) * np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
+
+    categories, codes = column.cat.categories, column.cat.codes.to_numpy()
+    colors = np.array([*palette(adata, color, len(categories)), GREY])  # code -1, without a category, is the last
+    order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
+    present = [k for k in range(len(categories)) if (codes == k).any()]
+    shown = [str(categories[k]) for k in present]
+    with_legend = max(map(len, shown), default=0) > MAX_NAME
+    axes = new_axes(ax, (7.2 if with_legend else 4.8, 4.4))
+    axes.scatter(
+        *points[order].T,
+        c=colors[codes[order]],
+        alpha=alpha[order],
+        s=np.clip(25_000 / adata.n_obs, 0.5, 16),
+        linewidths=0,
+        rasterized=True,
+    )
+    axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=color)
+    despine(axes, "top", "right")
+    if with_legend:
+        dots = [Line2D([], [], linestyle="", marker="o", color=colors[k], label=str(categories[k])) for k in present]
+        columns = 1 + len(dots) // 20
+        axes.legend(handles=dots, frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        medians = np.array([np.median(points[codes == k], axis=0) for k in present]).reshape(-1, 2)
+        write_names(axes, medians, shown)
+    return finish(axes, ax, show, save)
+
+
+def _coordinates(adata: AnnData, names: Written, basis: str | None) -> tuple[np.ndarray, tuple[str, str]]:
+    """Points, shape ``(n, 2)``, and what the axes are called."""
+    if basis is None:
+        basis = "X_umap" if "X_umap" in adata.obsm else names.latent
+    name = basis if basis in adata.obsm else f"X_{basis}"
+    if basis == names.latent:
+        require(adata.obsm, "obsm", basis, names.key_added)
+    elif name not in adata.obsm:
+        keys = ", ".join(map(repr, adata.obsm)) or "none"
+        raise KeyError(f"`basis={basis!r}` is not in `adata.obsm`. Its keys: {keys}.")
+    points = np.asarray(adata.obsm[name], dtype=float)
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise ValueError(f"`adata.obsm[{name!r}]` has fewer than two columns. Choose another `basis`.")
+    if name == names.latent:
+        return _principal_components(points, name)
+    stem = name.removeprefix("X_")
+    stem = stem.upper() if stem in ("umap", "tsne", "pca") else stem
+    return points[:, :2], (f"{stem} 1", f"{stem} 2")
+
+
+def _principal_components(points: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, str]]:
+    centered = points - points.mean(0)
+    variance, directions = np.linalg.eigh(centered.T @ centered)
+    directions = directions[:, :-3:-1]
+    directions = directions * np.sign(directions[np.abs(directions).argmax(0), [0, 1]])
+    share = 100 * variance[:-3:-1] / max(variance.sum(), np.finfo(float).tiny)
+    first, second = (f"PC {i + 1} of {name} ({share[i]:.0f} %)" for i in range(2))
+    return centered @ directions, (first, second)

@@ -1,0 +1,226 @@
+"""Small data with known clusters, models that are trained on them once, and comparisons of AnnData objects."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before numba is imported: scanpy's kernels would reset the number of OpenMP threads, also of torch, to that of the
+# cores, which makes training on shared cores ten times slower.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+from rmve import RMVE
+
+#: Sizes of the clusters of `make_cells`, as shares of the cells.
+SHARES = (0.45, 0.33, 0.22)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet():
+    """Leave out what the training loop says about devices and the end of a run."""
+    names = ("lightning.pytorch", "lightning.fabric", "scvi")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def make_cells() -> Callable[..., ad.AnnData]:
+    """Build counts of three cell types that ten-fold marker genes tell apart, with covariates and positions.
+
+    The types are called "A", "B" and "C" from the largest to the smallest. Subtypes, three of each type, differ
+    four-fold in 30 genes more.
+    """
+
+    def build(n_cells: int = 240, n_batches: int = 1, seed: int = 0, subtypes: bool = False) -> ad.AnnData:
+        n_genes = 90 if subtypes else 60
+        rng = np.random.default_rng(seed)
+        n_types = len(SHARES)
+        y = np.repeat(np.arange(n_types), np.round(np.array(SHARES) * n_cells).astype(int))[:n_cells]
+        y = rng.permutation(np.pad(y, (0, n_cells - len(y))))
+        profile = np.random.default_rng(99)  # the same genes for each seed: one data set's cells fit another's model
+        rate = np.tile(profile.gamma(2.0, 0.5, size=n_genes), (n_types, 1))
+        for k in range(n_types):
+            rate[k, 20 * k : 20 * (k + 1)] *= 10.0
+        rate = rate[y]
+        if subtypes:
+            subtype = rng.integers(3, size=n_cells)
+            rate *= np.where(np.arange(n_genes) // 10 - 6 == subtype[:, None], 4.0, 1.0)
+        batch = rng.integers(n_batches, size=n_cells)
+        shift = np.exp(0.3 * profile.normal(size=(10, n_genes))) if n_batches > 1 else np.ones((1, n_genes))
+        depth = np.exp(0.2 * rng.normal(size=(n_cells, 1)))
+        counts = sp.csr_matrix(rng.poisson(rate * shift[batch] * depth).astype(np.float32))
+        corner = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 50.0]])
+        return ad.AnnData(
+            X=counts,
+            layers={"counts": counts.copy()},
+            obs=pd.DataFrame(
+                {
+                    "cell_type": pd.Categorical(np.array(["A", "B", "C"])[y]),
+                    "batch": pd.Categorical([f"batch {b}" for b in batch]),
+                    "donor": pd.Categorical(np.where(rng.random(n_cells) < 0.5, "Ann", "Bob")),
+                    "age": rng.normal(size=n_cells),
+                    "size_factor": np.asarray(counts.sum(1)).ravel() / 10.0,
+                },
+                index=[f"cell {i}" for i in range(n_cells)],
+            ),
+            var=pd.DataFrame(index=[f"gene {j}" for j in range(n_genes)]),
+            obsm={"spatial": corner[y] + rng.normal(size=(n_cells, 2))},
+        )
+
+    return build
+
+
+@pytest.fixture
+def cells(make_cells) -> ad.AnnData:
+    """240 cells of three types, not set up yet."""
+    return make_cells()
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., RMVE]:
+    """Set up data, build a small model and train it; unnamed options go to the model."""
+
+    def run(
+        adata: ad.AnnData,
+        setup: dict | None = None,
+        train: dict | None = None,
+        epochs: int = 20,
+        seed: int = 0,
+        **options,
+    ) -> RMVE:
+        RMVE.setup_anndata(adata, **(setup or {}))
+        options = {"n_components": 3, "n_latent": 5, "n_hidden": 32, "n_layers": 1} | options
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = RMVE(adata, **options)
+            model.train(**({"max_epochs": epochs, "batch_size": 64, "enable_progress_bar": False} | (train or {})))
+        return model
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared(make_cells, fit) -> RMVE:
+    """A model trained on `make_cells()`; tests must leave it as it is."""
+    return fit(make_cells(), {"layer": "counts"})
+
+
+@pytest.fixture(scope="session")
+def saved(shared, tmp_path_factory) -> Path:
+    """Folder of the saved shared model, without data."""
+    folder = tmp_path_factory.mktemp("models") / "shared"
+    shared.save(folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved, cells) -> RMVE:
+    """A trained model of its own for each test, on data of its own, which the test may change."""
+    return RMVE.load(saved, adata=cells)
+
+
+@pytest.fixture(scope="session")
+def batched(make_cells, fit) -> RMVE:
+    """A model trained on two batches; tests must leave it as it is."""
+    return fit(make_cells(n_batches=2), {"layer": "counts", "batch_key": "batch"})
+
+
+@pytest.fixture(scope="session")
+def partly_labelled(make_cells, fit) -> RMVE:
+    """A model that knows the labels of half of the types "A" and "B" and none of "C"; tests must leave it as it is."""
+    adata = make_cells()
+    hidden = (adata.obs["cell_type"] == "C") | (np.arange(adata.n_obs) % 2 == 0)
+    adata.obs["label"] = pd.Categorical(np.where(hidden, "Unknown", adata.obs["cell_type"].astype(str)))
+    return fit(adata, {"layer": "counts", "labels_key": "label"}, n_components=4)
+
+
+@pytest.fixture(scope="session")
+def overcomplete(make_cells, fit) -> RMVE:
+    """A model with a component for each of nine subtypes of three types; tests must leave it as it is.
+
+    It learns the starting partition and no more, so that components stay apart, and its cells are sure of theirs.
+    """
+    train = {"plan_kwargs": {"warmup_fraction": 1.0}}
+    model = fit(make_cells(subtypes=True), {"layer": "counts"}, n_components=9, train=train)
+    with torch.no_grad():
+        model.module.y_head.weight.mul_(20.0)
+        model.module.y_head.bias.mul_(20.0)
+    model.number_clusters()
+    return model
+
+
+def _dense(x):
+    return x.toarray() if sp.issparse(x) else np.asarray(x)
+
+
+def _assert_same(before, after, where: str) -> None:
+    assert type(before) is type(after), f"{where}: {type(before)} became {type(after)}"
+    if isinstance(before, dict):
+        assert list(before) == list(after), f"{where}: keys {list(before)} became {list(after)}"
+        for key in before:
+            _assert_same(before[key], after[key], f"{where}[{key!r}]")
+    elif isinstance(before, pd.DataFrame):
+        pd.testing.assert_frame_equal(before, after, check_exact=True, obj=where)
+    elif isinstance(before, np.ndarray) or sp.issparse(before):
+        assert before.dtype == after.dtype, where
+        np.testing.assert_array_equal(_dense(before), _dense(after), err_msg=where)
+    else:
+        assert before == after, where
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """Compare two values that AnnData holds, deeply and exactly, types included."""
+
+    def compare(before, after) -> None:
+        _assert_same(before, after, "value")
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[..., dict]:
+    """Deep copy of all that an AnnData holds; names of scvi-tools (`_scvi_...`) are left out if asked for."""
+
+    def take(adata: ad.AnnData, without_scvi: bool = False) -> dict:
+        def own(mapping) -> dict:
+            return {key: mapping[key] for key in mapping if not (without_scvi and str(key).startswith("_scvi"))}
+
+        return copy.deepcopy(
+            {
+                "X": adata.X,
+                "obs": adata.obs[list(own(adata.obs))],
+                "var": adata.var,
+                **{name: own(getattr(adata, name)) for name in ("layers", "obsm", "varm", "obsp", "varp", "uns")},
+            }
+        )
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def unchanged(contents) -> Callable[..., contextlib.AbstractContextManager]:
+    """Context in which an AnnData must stay as it is; `without_scvi` allows what scvi-tools notes for itself."""
+
+    @contextlib.contextmanager
+    def guard(adata: ad.AnnData, without_scvi: bool = False) -> Iterator[None]:
+        before = contents(adata, without_scvi)
+        yield
+        _assert_same(before, contents(adata, without_scvi), "adata")
+
+    return guard

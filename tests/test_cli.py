@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import logging
+import warnings
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from typer.testing import CliRunner
+
+import rmve
+from rmve import cli
+from rmve._keys import Written
+
+QUICK = ["--max-epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _own_seed():
+    """Commands set the seed of the process: put it back."""
+    seed, numpy_state = scvi.settings.seed, np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        yield
+        scvi.settings.seed = seed
+    np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Call ``rmve`` in an empty folder on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def source(make_cells, tmp_path_factory):
+    """A file with 120 cells of 3 types in 2 batches."""
+    path = tmp_path_factory.mktemp("cli") / "cells.h5ad"
+    make_cells(120, n_batches=2).write_h5ad(path)
+    return path
+
+
+def one_line_error(result):
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    (line,) = [line for line in result.output.splitlines() if line]
+    assert line.startswith("Error: ")
+    return line
+
+
+def usage_error(result):
+    assert result.exit_code == 2
+    return " ".join(result.output.replace("│", " ").split())
+
+
+# ------------------------------------------------------------------------ demo
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_demo_writes_data_and_figure_and_reports(run, tmp_path):
+    result = run("demo", *QUICK, "--output-dir", "out", "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rmve_demo.h5ad", "rmve_demo.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    assert (tmp_path / "out" / "rmve_demo.png").read_bytes().startswith(b"\x89PNG")
+
+    adata, names = ad.read_h5ad(tmp_path / "out" / "rmve_demo.h5ad"), Written()
+    assert adata.shape == (700, 765)
+    assert adata.obs[names.cluster].dtype == "category"
+    assert adata.obs[names.confidence].between(0, 1).all()
+    assert adata.obsm[names.latent].shape[0] == 700
+    np.testing.assert_allclose(adata.obsm[names.probabilities].sum(axis=1), 1, rtol=1e-4)
+    assert {"params", "components", "versions"} <= set(adata.uns[names.uns])
+    assert names.spatial not in adata.obsm
+
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2].strip() for line in result.output.splitlines() if "│ " in line
+    }
+    assert rows["cells"] == "700"
+    assert rows["genes"] == "765"
+    assert rows["clusters found"] == str(adata.obs[names.cluster].nunique())
+    assert rows["components started from"] == str(len(adata.uns[names.uns]["components"]))
+    assert rows["mean confidence"] == f"{adata.obs[names.confidence].mean():.3f}"
+    assert rows["seed"] == "3"
+    assert {"ARI", "NMI", "seconds"} <= set(rows)
+    assert "scoring only" in result.output
+    assert "no coordinates" in result.output
+    assert "rmve_demo.png" in result.output
+
+    again = run("demo", *QUICK, "--output-dir", "out")  # its own files may be replaced
+    assert again.exit_code == 0, again.output
+
+
+# --------------------------------------------------------------------- cluster
+
+
+def test_cluster_round_trip(run, source, tmp_path):
+    result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", "--batch-key", "batch", *QUICK)
+    assert result.exit_code == 0, result.output
+    before, after, names = ad.read_h5ad(source), ad.read_h5ad(tmp_path / "out.h5ad"), Written()
+    assert set(after.obs) - set(before.obs) == {names.cluster, names.confidence}
+    assert set(after.obsm) - set(before.obsm) == {names.latent, names.probabilities}
+    assert set(after.uns) - set(before.uns) == {names.uns}
+    pd.testing.assert_frame_equal(after.obs[before.obs.columns], before.obs)
+    assert (after.X != before.X).nnz == 0
+    assert after.uns[names.uns]["params"]["layer"] == "counts"
+    assert after.uns[names.uns]["params"]["batch_key"] == "batch"
+    assert "clusters found" in result.output
+    assert "out.h5ad" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5ad"]
+
+
+def test_cluster_options_reach_the_model(run, source, tmp_path):
+    options = ["--n-components", 5, "--likelihood", "poisson", "--labels-key", "cell_type", "--key-added", "mine"]
+    result = run("cluster", source, "-o", "out.h5ad", *options, "--quiet", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert result.output == ""
+    names = Written("mine")
+    adata = ad.read_h5ad(tmp_path / "out.h5ad")
+    params = adata.uns[names.uns]["params"]
+    assert len(adata.uns[names.uns]["components"]) == 5
+    assert (params["gene_likelihood"], params["labels_key"]) == ("poisson", "cell_type")
+    assert set(adata.obs["cell_type"]) <= set(adata.obs[names.cluster].cat.categories)
+
+
+def test_cluster_result_depends_on_the_seed_alone(run, source, tmp_path):
+    latent = []
+    for number, seed in enumerate((1, 1, 2)):
+        assert run("cluster", source, "-o", f"{number}.h5ad", "--seed", seed, *QUICK).exit_code == 0
+        latent.append(ad.read_h5ad(tmp_path / f"{number}.h5ad").obsm[Written().latent])
+    assert np.array_equal(latent[0], latent[1])
+    assert not np.allclose(latent[0], latent[2])
+
+
+def test_cluster_overwrites_only_with_force(run, source, tmp_path):
+    output = tmp_path / "out.h5ad"
+    output.write_bytes(b"precious")
+    message = one_line_error(run("cluster", source, "-o", output, *QUICK))
+    assert "out.h5ad exists" in message
+    assert "--force" in message
+    assert output.read_bytes() == b"precious"
+    assert run("cluster", source, "-o", output, "--force", *QUICK).exit_code == 0
+    assert Written().cluster in ad.read_h5ad(output).obs
+
+
+def test_cluster_in_place_with_force(run, source, tmp_path):
+    path = tmp_path / "cells.h5ad"
+    path.write_bytes(source.read_bytes())
+    for _ in range(2):  # the second time over results of the first
+        assert run("cluster", path, "-o", path, "--force", *QUICK).exit_code == 0
+    assert Written().cluster in ad.read_h5ad(path).obs
+
+
+def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path):
+    message = one_line_error(run("cluster", source, "-o", "out.h5ad", "--key-added", "cell_type", *QUICK))
+    assert "'cell_type'" in message
+    assert "--key-added" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--layer", "absent"], "'absent'"),
+        (["--batch-key", "absent"], "'absent'"),
+        (["--labels-key", "absent"], "'absent'"),
+        (["--n-components", "121"], "n_components=121"),
+        (["--n-components", "2", "--labels-key", "cell_type"], "3 labels"),
+        (["--likelihood", "bernoulli"], "adata.X"),
+    ],
+)
+def test_cluster_wrong_input_is_one_line_and_writes_nothing(run, source, tmp_path, options, named):
+    message = one_line_error(run("cluster", source, "-o", "out.h5ad", *options, *QUICK))
+    assert named in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path, monkeypatch):
+    def fail(self, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left.")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", fail)
+    assert "No space left." in one_line_error(run("cluster", source, "-o", "out.h5ad", "--quiet", *QUICK))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cluster_output_needs_a_folder(run, source):
+    assert "nowhere" in one_line_error(run("cluster", source, "-o", "nowhere/out.h5ad", *QUICK))
+
+
+def test_cluster_file_that_is_not_h5ad_inside(run, tmp_path):
+    (tmp_path / "fake.h5ad").write_text("not HDF5")
+    one_line_error(run("cluster", "fake.h5ad", "-o", "out.h5ad"))
+
+
+def test_programming_errors_keep_their_traceback(run, source, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rmve.RMVE, "setup_anndata", fail)
+    assert isinstance(run("cluster", source, "-o", "out.h5ad").exception, ZeroDivisionError)
+
+
+# ----------------------------------------------------------------------- usage
+
+
+def test_usage_wrong_input_path(run, source, tmp_path):
+    assert "does not exist" in usage_error(run("cluster", "absent.h5ad", "-o", "out.h5ad"))
+    assert "is a directory" in usage_error(run("cluster", tmp_path, "-o", "out.h5ad"))
+    (tmp_path / "cells.csv").write_text("a,b")
+    assert "does not end in .h5ad" in usage_error(run("cluster", "cells.csv", "-o", "out.h5ad"))
+    assert "does not end in .h5ad" in usage_error(run("cluster", source, "-o", "out.csv"))
+    assert "--output" in usage_error(run("cluster", source))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--n-components", "0"],
+        ["--n-components=-3"],
+        ["--n-components", "many"],
+        ["--n-components", "2.5"],
+        ["--likelihood", "gamma"],
+        ["--max-epochs", "0"],
+        ["--seed=-1"],
+    ],
+)
+def test_usage_wrong_value_names_the_option(run, source, tmp_path, options):
+    assert options[0].split("=")[0] in usage_error(run("cluster", source, "-o", "out.h5ad", *options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(run):
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"rmve {rmve.__version__}\n")
+
+
+def test_help_shows_commands_and_defaults(run):
+    assert {"cluster", "demo"} <= set(run("--help").output.split())
+    text = " ".join(run("cluster", "--help").output.split())
+    for default in ("(X)", "auto", "nb", "(fewer for more cells)", "rmve"):
+        assert f"[default: {default}]" in text
+
+
+# --------------------------------------------------------------------- silence
+
+
+@pytest.fixture
+def notes():
+    """What the training libraries log."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    yield records
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def test_notes_of_the_training_libraries_are_silent_in_a_command_only(run, source, notes):
+    levels, filters = [logging.getLogger(name).level for name in cli.CHATTY], list(warnings.filters)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run("cluster", source, "-o", "out.h5ad", *QUICK).exit_code == 0
+    assert notes == []
+    assert not [warning for warning in caught if "lightning" in warning.filename]
+    assert [logging.getLogger(name).level for name in cli.CHATTY] == levels
+    assert list(warnings.filters) == filters
+
+    scvi.settings.seed = 0
+    assert notes == ["Seed set to 0"]

@@ -1,0 +1,300 @@
+"""What training starts from, against scanpy, scikit-learn and counts by hand."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import NearestNeighbors
+
+from rmve import initialization as init
+
+
+@pytest.fixture
+def counts(make_cells) -> np.ndarray:
+    """Dense counts of 100 cells."""
+    return make_cells(n_cells=100).X.toarray()
+
+
+@pytest.fixture(params=["csr", "csc", "csr_array", "dense", "backed dense", "backed sparse"])
+def matrix(request, counts, tmp_path):
+    """The same counts in each form that AnnData may hold them in."""
+    if request.param == "csr_array":
+        yield sp.csr_array(counts)
+        return
+    if "backed" not in request.param:
+        yield {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": np.asarray}[request.param](counts)
+        return
+    path = tmp_path / "counts.h5ad"
+    ad.AnnData(sp.csr_matrix(counts) if "sparse" in request.param else counts).write_h5ad(path)
+    backed = ad.read_h5ad(path, backed="r")
+    yield backed.X
+    backed.file.close()
+
+
+@pytest.mark.parametrize("size", [7, 100, 4096])
+def test_row_chunks(matrix, counts, size):
+    """Blocks are dense float32, at most so large, and put together the whole matrix."""
+    blocks = list(init.row_chunks(matrix, size=size))
+    assert all(type(block) is np.ndarray and block.dtype == np.float32 and len(block) <= size for block in blocks)
+    np.testing.assert_array_equal(np.concatenate(blocks), counts)
+
+
+def test_row_chunks_of_some_rows(matrix, counts):
+    """Only the rows asked for are read."""
+    rows = np.array([2, 5, 50, 99])
+    np.testing.assert_array_equal(np.concatenate(list(init.row_chunks(matrix, rows, size=3))), counts[rows])
+
+
+def test_row_sums(matrix, counts):
+    """Totals of the rows as a flat array."""
+    sums = init.row_sums(matrix)
+    assert sums.shape == (100,)
+    np.testing.assert_allclose(sums, counts.sum(1))
+
+
+def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
+    """Statistics do not depend on how the matrix is stored, nor on the blocks it is read in."""
+    whole = init.input_statistics(counts, "nb")
+    monkeypatch.setattr(init, "CHUNK", 17)
+    monkeypatch.setattr(init.row_chunks, "__defaults__", (None, 17))
+    chunked = init.input_statistics(matrix, "nb")
+    for name in ("mean", "sd", "target_sum", "size_factor_scale", "output_bias"):
+        np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+def test_count_statistics(counts, likelihood):
+    """Mean and deviation are those of scanpy's normalised, log-transformed values; the bias is the mean profile."""
+    stats = init.input_statistics(counts, likelihood)
+    adata = ad.AnnData(counts.copy())
+    sc.pp.normalize_total(adata)
+    sc.pp.log1p(adata)
+    assert stats.target_sum == np.median(counts.sum(1))
+    np.testing.assert_allclose(stats.mean, adata.X.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats.sd, adata.X.std(0), rtol=1e-3)
+    profile = np.exp(stats.output_bias)
+    assert profile.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(profile, counts.sum(0) / counts.sum(), atol=1e-4)
+
+
+def test_statistics_with_size_factors(counts):
+    """Size factors in proportion to the totals, in any unit, change nothing."""
+    totals = counts.sum(1)
+    plain = init.input_statistics(counts, "nb")
+    scaled = init.input_statistics(counts, "nb", totals / 8.0)
+    assert scaled.size_factor_scale == pytest.approx(8.0)
+    np.testing.assert_allclose(scaled.mean, plain.mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
+def test_other_statistics(likelihood):
+    """Values that are no counts are taken as they are; the bias is the mean, on the scale of the output."""
+    x = np.random.default_rng(0).random((50, 4)).astype(np.float32)
+    stats = init.input_statistics(x, likelihood)
+    np.testing.assert_allclose(stats.mean, x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats.sd, x.std(0), rtol=1e-4)
+    inverse = stats.output_bias if likelihood == "normal" else 1 / (1 + np.exp(-stats.output_bias))
+    np.testing.assert_allclose(inverse, x.mean(0), rtol=1e-5)
+
+
+def test_constant_genes():
+    """A constant gene gets a deviation of one, so that nothing is divided by zero; bias stays finite."""
+    for likelihood in ("nb", "normal", "bernoulli"):
+        stats = init.input_statistics(np.tile(np.float32([0.0, 1.0]), (5, 1)), likelihood)
+        np.testing.assert_array_equal(stats.sd, 1.0)
+        assert np.isfinite(stats.output_bias).all()
+
+
+# ------------------------------------------------------------ principal components
+
+
+def center(block, rows):
+    """A standardisation that uses the rows it is given: each row is scaled by its number."""
+    return block * (1.0 + rows[:, None] / 100.0)
+
+
+def test_principal_components_are_sklearns(counts):
+    """The scores are those of scikit-learn on the standardised input, up to the sign of each axis."""
+    ours = init.principal_components(center, counts, 5, seed=0)
+    theirs = PCA(5, svd_solver="full").fit_transform(center(counts, np.arange(100)))
+    assert ours.shape == (100, 5)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=1e-2)
+
+
+def test_chunked_principal_components(matrix, counts, monkeypatch):
+    """Reading in blocks, from any storage, gives the components of the whole."""
+    whole = init.principal_components(center, counts, 5, seed=0)
+    monkeypatch.setattr(init, "CHUNK", 17)
+    monkeypatch.setattr(init.row_chunks, "__defaults__", (None, 17))
+    np.testing.assert_allclose(init.principal_components(center, matrix, 5, seed=0), whole, atol=1e-3)
+
+
+def test_principal_components_of_a_sample(matrix, counts):
+    """When fitted on some of the cells, all are projected, onto nearly the same leading axis."""
+    sampled = init.principal_components(center, matrix, 2, seed=0, max_cells=60)
+    whole = init.principal_components(center, counts, 2, seed=0)
+    assert sampled.shape == (100, 2)
+    assert abs(np.corrcoef(sampled[:, 0], whole[:, 0])[0, 1]) > 0.98
+    again = init.principal_components(center, matrix, 2, seed=0, max_cells=60)
+    np.testing.assert_array_equal(sampled, again)
+
+
+@pytest.mark.parametrize("shape", [(2, 60), (30, 3), (100, 60)])
+def test_number_of_components_is_limited(counts, shape):
+    """Few cells or genes give fewer components."""
+    points = init.principal_components(center, counts[: shape[0], : shape[1]], 50, seed=0)
+    assert points.shape == (shape[0], min(50, shape[0] - 1, shape[1]))
+
+
+# ------------------------------------------------------------------ partition
+
+
+@pytest.fixture
+def groups():
+    """Points around five corners, and the corner of each."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(5, size=250)
+    return 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5)), truth
+
+
+def test_partition_without_labels(groups):
+    """Clear groups are found, as many as asked for, the same for the same seed."""
+    points, truth = groups
+    partition = init.starting_partition(points, 5, seed=1)
+    assert adjusted_rand_score(truth, partition) == 1.0
+    np.testing.assert_array_equal(partition, init.starting_partition(points, 5, seed=1))
+    np.testing.assert_array_equal(partition, init.starting_partition(points, 5, 1, labels=np.full(250, -1)))
+
+
+def test_partition_keeps_labels(groups):
+    """Labelled cells keep their cluster, cells like them join it, and the others fill the remaining clusters."""
+    points, truth = groups
+    labels = np.where((truth < 2) & (np.arange(250) % 3 == 0), truth, -1)
+    partition = init.starting_partition(points, 5, seed=0, labels=labels)
+    np.testing.assert_array_equal(partition[labels >= 0], labels[labels >= 0])
+    np.testing.assert_array_equal(partition[truth < 2], truth[truth < 2])
+    assert adjusted_rand_score(truth, partition) > 0.7
+    assert partition.max() < 5
+
+
+def test_partition_of_labelled_cells(groups):
+    """When all cells are labelled, the partition is the labels, and a copy of them."""
+    points, truth = groups
+    partition = init.starting_partition(points, 7, seed=0, labels=truth)
+    np.testing.assert_array_equal(partition, truth)
+    assert partition is not truth
+
+
+def test_partition_with_fewer_free_cells_than_clusters(groups):
+    """More new clusters than unlabelled cells leave some of them empty."""
+    points, truth = groups
+    labels = truth.copy()
+    labels[:2] = -1
+    partition = init.starting_partition(points, 12, seed=0, labels=labels)
+    np.testing.assert_array_equal(partition[2:], truth[2:])
+    assert ((partition >= 0) & (partition < 12)).all()
+
+
+def test_moments(groups):
+    """Each cluster's mean, variance and share; an empty one has those of all points and a weight of one cell."""
+    points, truth = groups
+    mean, var, weight = init.partition_moments(points, truth, 6)
+    for k in range(5):
+        np.testing.assert_allclose(mean[k], points[truth == k].mean(0))
+        np.testing.assert_allclose(var[k], points[truth == k].var(0))
+    np.testing.assert_allclose(mean[5], points.mean(0))
+    np.testing.assert_allclose(var[5], points.var(0))
+    np.testing.assert_allclose(weight, np.append(np.bincount(truth), 1) / 251)
+
+
+def test_moments_of_a_single_cell():
+    """A cluster of one cell keeps a usable variance, and coinciding cells a positive one."""
+    points = np.array([[0.0], [4.0], [4.0], [4.0]])
+    mean, var, _ = init.partition_moments(points, np.array([0, 1, 1, 1]), 2)
+    np.testing.assert_allclose(mean, [[0.0], [4.0]])
+    assert var[0, 0] == pytest.approx(points.var())
+    assert var[1, 0] > 0
+
+
+# ----------------------------------------------------------------- neighbours
+
+
+def check_graph(graph, n, k):
+    """Each row has ``k`` other cells, of equal weight, that sum to one."""
+    assert graph.shape == (n, n)
+    assert (graph.diagonal() == 0).all()
+    np.testing.assert_array_equal(np.diff(graph.indptr), k)
+    np.testing.assert_allclose(np.asarray(graph.sum(1)).ravel(), 1.0, rtol=1e-5)
+    for row in range(n):
+        assert len(set(graph.indices[graph.indptr[row] : graph.indptr[row + 1]])) == k
+
+
+def test_nearest_neighbors_on_a_line():
+    """On a line, the neighbours are those next to a cell."""
+    graph = init.nearest_neighbors(np.arange(10.0)[:, None] ** 1.01, 2, seed=0)
+    check_graph(graph, 10, 2)
+    assert set(graph[5].indices) == {4, 6}
+    assert set(graph[0].indices) == {1, 2}
+
+
+def test_neighbors_of_duplicates():
+    """Cells with many exact copies have copies as neighbours, but never themselves."""
+    points = np.repeat(np.array([[0.0], [1.0]]), 20, axis=0)
+    graph = init.nearest_neighbors(points, 5, seed=0)
+    check_graph(graph, 40, 5)
+    assert all((graph[i].indices < 20).all() == (i < 20) for i in range(40))
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_few_cells(n):
+    """With fewer cells than neighbours asked for, all others are neighbours."""
+    check_graph(init.nearest_neighbors(np.random.default_rng(0).normal(size=(n, 3)), 15, seed=0), n, n - 1)
+
+
+def test_one_cell_has_no_neighbors():
+    """A single cell has an empty graph."""
+    graph = init.nearest_neighbors(np.zeros((1, 3)), 15, seed=0)
+    assert graph.shape == (1, 1)
+    assert graph.nnz == 0
+
+
+def test_approximate_neighbors(groups, monkeypatch):
+    """Above the limit pynndescent searches; the cell itself is dropped from wherever it stands in the answer."""
+    points, _ = groups
+    points[:30] = points[0]  # copies, among which the search may miss the cell itself
+    limit = init.MAX_EXACT_NEIGHBORS
+
+    class NNDescent:
+        """What RMVE uses of pynndescent (which takes long to compile): an answer that includes the cell."""
+
+        def __init__(self, data, n_neighbors, random_state):
+            found = NearestNeighbors(n_neighbors=n_neighbors).fit(data).kneighbors(data, return_distance=False)
+            self.neighbor_graph = found, None
+
+    monkeypatch.setitem(sys.modules, "pynndescent", SimpleNamespace(NNDescent=NNDescent))
+    monkeypatch.setattr(init, "MAX_EXACT_NEIGHBORS", 100)
+    approximate = init.nearest_neighbors(points, 10, seed=0)
+    check_graph(approximate, 250, 10)
+    monkeypatch.setattr(init, "MAX_EXACT_NEIGHBORS", limit)
+    exact = init.nearest_neighbors(points, 10, seed=0)
+    assert (abs(exact - approximate)[30:]).nnz == 0
+
+
+@pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, sp.csr_array, np.asarray])
+def test_normalize_graph(form):
+    """Rows sum to one without the diagonal; a cell without neighbours keeps a row of zeros; the input is kept."""
+    weights = np.array([[5.0, 1.0, 3.0], [0.0, 2.0, 0.0], [4.0, 0.0, 0.0]])
+    given = form(weights.copy())
+    graph = init.normalize_graph(given)
+    np.testing.assert_allclose(graph.toarray(), [[0, 0.25, 0.75], [0, 0, 0], [1, 0, 0]])
+    assert graph.dtype == np.float32
+    assert isinstance(graph, sp.csr_matrix)
+    np.testing.assert_array_equal(given.toarray() if sp.issparse(given) else given, weights)

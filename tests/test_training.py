@@ -1,0 +1,335 @@
+"""The schedule of training: phases, ramps, parameter groups and running assignments."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+from sklearn.metrics import adjusted_rand_score
+
+from rmve import RMVE
+from rmve._keys import INDEX_KEY
+from rmve.model import default_epochs
+from rmve.module import Objective, RMVEModule
+from rmve.training import RMVETrainingPlan, TrainingData, _thin, ramp
+
+N, G, K = 10, 6, 3
+ROWS = np.array([0, 3, 4, 9])
+CPU = torch.device("cpu")
+#: Strengths and fractions that the tests below count on, whatever the defaults are.
+SETTINGS = {
+    "warmup_fraction": 0.4,
+    "kl_warmup_fraction": 0.5,
+    "kl_weight": 0.8,
+    "warmup_alpha": 2.0,
+    "smoothing": 0.3,
+    "potts": 6.0,
+    "potts_ramp_fraction": 0.5,
+    "repulsion": 20.0,
+    "repulsion_ramp_fraction": 0.25,
+    "alpha": 7.0,
+    "momentum": 0.75,
+}
+
+
+@pytest.fixture
+def graph() -> sp.csr_matrix:
+    """A ring: each cell's neighbours are the next and the one before."""
+    ring = sp.eye(N, k=1) + sp.eye(N, k=-1) + sp.eye(N, k=N - 1) + sp.eye(N, k=1 - N)
+    return sp.csr_matrix(ring * 0.5, dtype=np.float32)
+
+
+@pytest.fixture
+def make_plan(graph):
+    """Build a plan on ten cells; ``labelled`` names the rows with a label."""
+
+    def build(labelled=(), likelihood="nb", with_graph=True, **options) -> RMVETrainingPlan:
+        module = RMVEModule(G, K, n_latent=2, n_hidden=4, n_layers=1, gene_likelihood=likelihood)
+        data = TrainingData(
+            start=np.eye(K, dtype=np.float32)[np.arange(N) % K],
+            labelled=np.isin(np.arange(N), labelled),
+            graph=graph if with_graph else None,
+        )
+        return RMVETrainingPlan(module, data=data, **(SETTINGS | options))
+
+    return build
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Set the share of the run that is done."""
+
+    def move(progress: float) -> None:
+        monkeypatch.setattr(RMVETrainingPlan, "progress", property(lambda self: progress))
+
+    return move
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.0, 0.0), (0.2, 0.0), (0.35, 0.5), (0.5, 1.0), (0.9, 1.0), (1.0, 1.0)]
+)
+def test_ramp(progress, expected):
+    """The ramp is 0 before, linear during, and 1 after its stretch."""
+    assert ramp(progress, 0.2, 0.3) == pytest.approx(expected)
+
+
+def test_ramp_without_length_is_a_step():
+    """A ramp of no length switches at its start."""
+    assert ramp(0.19, 0.2, 0.0) == 0.0
+    assert ramp(0.2, 0.2, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.39])
+def test_first_phase_holds_all_cells(make_plan, at, progress):
+    """Before the warm-up ends all cells are held to the smoothed start, without repulsion or neighbours."""
+    at(progress)
+    objective = make_plan().objective(ROWS, CPU)
+    assert objective.held.all()
+    one_hot = torch.eye(K)[ROWS % K]
+    torch.testing.assert_close(objective.target, 0.7 * one_hot + 0.1)
+    assert (objective.alpha == 2.0).all()
+    assert objective.repulsion == 0
+    assert objective.neighbor_mean is None
+
+
+def test_kl_warm_up(make_plan, at):
+    """The weight of the divergence rises to its final value in the first half of the held phase."""
+    plan = make_plan()
+    for progress, expected in ((0.0, 0.0), (0.1, 0.4), (0.2, 0.8), (0.3, 0.8), (1.0, 0.8)):
+        at(progress)
+        assert plan.objective(ROWS, CPU).kl_weight == pytest.approx(expected)
+
+
+def test_joint_phase_frees_the_cells(make_plan, at):
+    """After the warm-up no unlabelled cell is held."""
+    at(0.4)
+    objective = make_plan().objective(ROWS, CPU)
+    assert objective.held is None
+
+
+def test_repulsion_and_potts_rise(make_plan, at):
+    """Both strengths start at zero with the joint phase and reach their value after their share of it."""
+    plan = make_plan()
+    for progress, repulsion, potts in ((0.4, 0.0, 0.0), (0.475, 10.0, 1.5), (0.55, 20.0, 3.0), (0.7, 20.0, 6.0)):
+        at(progress)
+        objective = plan.objective(ROWS, CPU)
+        assert objective.repulsion == pytest.approx(repulsion)
+        assert objective.potts == pytest.approx(potts)
+
+
+def test_labelled_cells_stay_held(make_plan, at):
+    """Labelled cells are held to their label, unsmoothed and with alpha, in both phases."""
+    plan = make_plan(labelled=(0, 4))
+    label = torch.eye(K)[ROWS % K]
+    for progress in (0.1, 0.8):
+        at(progress)
+        objective = plan.objective(ROWS, CPU)
+        torch.testing.assert_close(objective.target[[0, 2]], label[[0, 2]])
+        assert (objective.alpha[[0, 2]] == 7.0).all()
+        assert objective.held[[0, 2]].all()
+        assert objective.held[[1, 3]].all() == (progress < 0.4)
+
+
+def test_neighbor_mean(make_plan, at):
+    """Cells are told the mean running assignment of their neighbours."""
+    at(0.9)
+    plan = make_plan()
+    plan.assignment = torch.rand(N, K)
+    near = plan.objective(ROWS, CPU).neighbor_mean
+    expected = 0.5 * (plan.assignment[(ROWS + 1) % N] + plan.assignment[ROWS - 1])
+    torch.testing.assert_close(near, expected)
+
+
+@pytest.mark.parametrize("options", [{"potts": 0.0}, {"with_graph": False}])
+def test_without_neighbors(make_plan, at, options):
+    """Without graph or strength there is no neighbourhood prior."""
+    at(0.9)
+    assert make_plan(**options).objective(ROWS, CPU).neighbor_mean is None
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "expected"), [(100, 25, 0.25), (100, 120, 1.0), (float("inf"), 25, 0.0), (-1, 25, 0.0)]
+)
+def test_progress(make_plan, monkeypatch, total, done, expected):
+    """Progress is the share of the estimated steps, at most 1, and 0 where their number is unknown."""
+    monkeypatch.setattr(RMVETrainingPlan, "global_step", property(lambda self: done))
+    plan = make_plan()
+    plan._trainer = SimpleNamespace(estimated_stepping_batches=total)
+    assert plan.progress == expected
+
+
+def test_optimizer_groups(make_plan):
+    """Mixture parameters have their own rate and no decay; both rates drop in the last share of the run."""
+    plan = make_plan(lr=1e-3, mixture_lr=1e-2, weight_decay=0.1, lr_drop=0.25, lr_drop_fraction=0.2)
+    plan._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    configured = plan.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert configured["lr_scheduler"]["interval"] == "step"
+    networks, mixture = optimizer.param_groups
+    assert {id(p) for p in mixture["params"]} == {id(p) for p in plan.module.mixture.parameters()}
+    assert len(networks["params"]) + len(mixture["params"]) == len(list(plan.module.parameters()))
+    assert (networks["weight_decay"], mixture["weight_decay"]) == (0.1, 0.0)
+    rates = []
+    for _ in range(10):
+        rates.append((networks["lr"], mixture["lr"]))
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(rates, [[1e-3, 1e-2]] * 8 + [[2.5e-4, 2.5e-3]] * 2)
+
+
+def test_frozen_parameters_are_left_out(make_plan):
+    """The optimiser gets trainable parameters only, also when the mixture is frozen."""
+    plan = make_plan()
+    plan.module.mixture.requires_grad_(False)
+    plan._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = plan.configure_optimizers()["optimizer"].param_groups
+    assert len(groups) == 1
+    assert all(p.requires_grad for p in groups[0]["params"])
+
+
+@pytest.fixture
+def step(monkeypatch, at):
+    """Run one training step of a plan at 90 % of the run and return its loss."""
+    monkeypatch.setattr(RMVETrainingPlan, "log", lambda *args, **kwargs: None)
+    monkeypatch.setattr(RMVETrainingPlan, "compute_and_log_metrics", lambda *args, **kwargs: None)
+
+    def run(plan, x=None):
+        at(0.9)
+        x = torch.poisson(3.0 * torch.ones(len(ROWS), G)) + 1.0 if x is None else x
+        batch = {
+            REGISTRY_KEYS.X_KEY: x,
+            REGISTRY_KEYS.BATCH_KEY: torch.zeros(len(ROWS), 1),
+            INDEX_KEY: torch.as_tensor(ROWS),
+        }
+        plan.on_train_epoch_start()
+        return plan.training_step(batch, 0)
+
+    return run
+
+
+def test_running_assignments(make_plan, step):
+    """A step moves the assignments of its cells, and of no others, towards ``q(y|x)`` by one minus the momentum."""
+    plan = make_plan()
+    plan.module.eval()
+    before = plan.assignment.clone()
+    x = torch.poisson(3.0 * torch.ones(len(ROWS), G)) + 1.0
+    step(plan, x)
+    q = plan.module.encode(x)["log_q"].exp().detach()
+    torch.testing.assert_close(plan.assignment[ROWS], 0.75 * before[ROWS] + 0.25 * q)
+    others = np.setdiff1d(np.arange(N), ROWS)
+    torch.testing.assert_close(plan.assignment[others], before[others])
+    torch.testing.assert_close(plan.start, before)
+
+
+def test_diagnostics_of_an_epoch(make_plan, step, monkeypatch):
+    """At the end of an epoch the plan logs how many components it used and the distance of the nearest two."""
+    plan, logged = make_plan(), {}
+    plan.module.eval()
+    with torch.no_grad():
+        plan.module.y_head.bias[2] = -100.0
+        plan.module.mixture.mean.zero_()
+        plan.module.mixture.mean[1] = 4.0
+    step(plan)
+    monkeypatch.setattr(plan, "log", lambda name, value, **kwargs: logged.update({name: value}))
+    plan.on_train_epoch_end()
+    # two of the three components have cells; at unit variances their distance is |mu_a - mu_b|² / 8
+    assert logged == {"n_components": 2.0, "min_separation": pytest.approx(2 * 4.0**2 / 8)}
+
+
+def test_agreement_by_default_thins_counts(make_plan, step):
+    """For counts the second view has at most the counts of the first and no empty cell."""
+    x = torch.tensor([[1.0, 0.0, 0.0], [100.0, 40.0, 0.0]]).repeat(50, 1)
+    thinned = _thin(x)
+    assert (thinned <= x).all()
+    assert (thinned.sum(-1) > 0).all()
+    assert thinned[1::2, 0].mean() == pytest.approx(50, abs=5)
+    assert torch.isfinite(step(make_plan(agreement=1.0)))
+
+
+def test_agreement_with_a_given_view(make_plan, step):
+    """A user's transform makes the second view."""
+    seen = []
+
+    def view(x):
+        seen.append(x)
+        return x.flip(-1)
+
+    plan = make_plan(likelihood="normal", agreement=1.0, view=view)
+    assert torch.isfinite(step(plan))
+    assert seen[0].shape == (len(ROWS), G)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
+def test_agreement_needs_a_view(make_plan, likelihood):
+    """Other data than counts have no view by default: the error names the option."""
+    with pytest.raises(ValueError, match="`agreement=1.0` needs `view`"):
+        make_plan(likelihood=likelihood, agreement=1.0)
+
+
+def test_unknown_option(cells, unchanged):
+    """A misspelt option of the plan is a TypeError that names it."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    with unchanged(cells), pytest.raises(TypeError, match="repulsoin"):
+        model.train(max_epochs=1, plan_kwargs={"repulsoin": 1.0})
+    assert not model.is_trained
+
+
+def test_failed_training_starts_afresh(cells, monkeypatch):
+    """After a call of train that failed, the next one begins with the starting partition, not half-way."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    with pytest.raises(TypeError):
+        model.train(max_epochs=1, plan_kwargs={"repulsoin": 1.0})
+    seen = {}
+
+    def note(self, module, **kwargs):
+        seen.update(kwargs)
+        raise InterruptedError
+
+    monkeypatch.setattr(RMVETrainingPlan, "__init__", note)
+    with pytest.raises(InterruptedError):
+        model.train(max_epochs=1)
+    assert seen.get("warmup_fraction") != 0.0
+    assert set(np.unique(seen["data"].start)) == {0.0, 1.0}
+    assert adjusted_rand_score(cells.obs["cell_type"], seen["data"].start.argmax(1)) == 1.0
+
+
+def test_options_reach_the_plan(cells, monkeypatch):
+    """Options given to train, and the estimator given to the model, arrive in the plan."""
+    seen = {}
+
+    def note(self, module, **kwargs):
+        seen.update(kwargs)
+        raise InterruptedError
+
+    monkeypatch.setattr(RMVETrainingPlan, "__init__", note)
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3, estimator="gumbel")
+    with pytest.raises(InterruptedError):
+        model.train(max_epochs=1, plan_kwargs={"potts": 3.0, "repulsion": 2.0})
+    assert (seen["potts"], seen["repulsion"], seen["estimator"]) == (3.0, 2.0, "gumbel")
+    data = seen["data"]
+    assert data.start.shape == (cells.n_obs, 3)
+    np.testing.assert_allclose(data.start.sum(1), 1.0)
+    np.testing.assert_allclose(np.asarray(data.graph.sum(1)).ravel(), 1.0, rtol=1e-5)
+    assert not data.labelled.any()
+
+
+def test_default_epochs():
+    """Fewer cells get more epochs, within limits, and the number never rises with the cells."""
+    epochs = [default_epochs(n) for n in (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert min(epochs) >= 1
+
+
+def test_objective_is_the_plain_bound_by_default():
+    """An objective without arguments changes nothing of the bound."""
+    plain = Objective()
+    assert (plain.kl_weight, plain.repulsion, plain.agreement, plain.balance, plain.dirichlet) == (1, 0, 0, 0, 1)
+    assert plain.held is None
+    assert plain.neighbor_mean is None
