@@ -182,9 +182,6 @@ def test_merging_gives_nested_partitions(many):
         finer, components = coarser.astype(str), many.component_cluster_
 
 
-@pytest.mark.xfail(
-    strict=False, reason="A cluster whose cells are all torn between it and others can lose them to a merged one."
-)
 def test_merging_with_uncertain_cells(many):
     """Each number of clusters can be had, and partitions are nested, also where cells are torn between components."""
     with torch.no_grad():

@@ -178,15 +178,18 @@ def test_repulsion(make_module, make_batch, kind):
     torch.testing.assert_close(repelled.loss, expected)
 
 
-def test_repulsion_moves_weights_and_components(make_module, make_batch):
-    """The repulsion's gradient reaches ``q(y|x)``, means and variances."""
-    module, tensors = make_module(), make_batch()
-    names = ["y_head.weight", "mixture.mean", "mixture.log_var"]
+@pytest.mark.parametrize("moves", [False, True])
+@pytest.mark.parametrize("kind", REPULSIONS)
+def test_what_the_repulsion_moves(make_module, make_batch, kind, moves):
+    """The overlap moves the weights, and the components if asked to; the other kinds move the components always."""
+    module, tensors = make_module(repulsion=kind), make_batch()
+    names = ["y_head.weight", "mixture.mean"]
     parameters = dict(module.named_parameters())
     inference, generative, plain = run(module, tensors)
-    repelled = module.loss(tensors, inference, generative, Objective(repulsion=3.0))
-    gradient = torch.autograd.grad(repelled.loss - plain.loss, [parameters[name] for name in names])
-    assert all(g.abs().sum() > 0 for g in gradient)
+    repelled = module.loss(tensors, inference, generative, Objective(repulsion=3.0, repulsion_moves=moves))
+    head, mean = torch.autograd.grad(repelled.loss - plain.loss, [parameters[name] for name in names])
+    assert (head.abs().max() > 1e-9) == (kind == "hsic")
+    assert (mean.abs().max() > 1e-9) == (moves or kind != "hsic")
 
 
 def test_other_terms(make_module, make_batch):

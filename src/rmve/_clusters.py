@@ -65,18 +65,12 @@ class ClustersMixin:
         assignment, _ = self._posterior()
         n_components = assignment.shape[1]
         belongs = np.arange(n_components) if merged is None else np.array(merged)
-        distance = self._separations()
-        while True:
-            together = np.eye(n_components)[belongs]
-            hard = (assignment @ together).argmax(1)
-            keep = np.bincount(hard, minlength=n_components) > 0
-            keep[belongs[: len(self.label_names_)]] = True  # a known type stays, even if no cell was given to it
-            if keep[belongs].all():
-                break
-            # joining can move cells, so look again afterwards
-            roots = np.flatnonzero(keep)
-            for k in np.flatnonzero(~keep[belongs]):
-                belongs[k] = roots[distance[k, roots].argmin()]
+        hard = belongs[assignment.argmax(1)]
+        keep = np.bincount(hard, minlength=n_components) > 0
+        keep[belongs[: len(self.label_names_)]] = True  # a known type stays, even if no cell was given to it
+        roots, distance = np.flatnonzero(keep), self._separations()
+        for k in np.flatnonzero(~keep[belongs]):
+            belongs[k] = roots[distance[k, roots].argmin()]
         order = [k for k in components.order_by_size(hard, n_components) if keep[k]]
         rank = {component: number for number, component in enumerate(order)}
         self.set_clusters(np.array([rank[component] for component in belongs]))
@@ -87,11 +81,10 @@ class ClustersMixin:
         probabilities = np.minimum(assignment @ together, 1.0)  # a rounded sum can exceed 1
         return pd.DataFrame(probabilities, index=index, columns=self.cluster_names_)
 
-    @staticmethod
-    def _hard_labels(probabilities: pd.DataFrame) -> pd.Series:
-        codes = probabilities.to_numpy().argmax(1)
-        values = pd.Categorical.from_codes(codes, categories=list(probabilities.columns))
-        return pd.Series(values, index=probabilities.index)
+    def _hard_labels(self, assignment: np.ndarray, index: pd.Index) -> pd.Series:
+        """Cluster of the most probable component: partitions of a merge tree are then nested."""
+        codes = np.asarray(self.component_cluster_)[assignment.argmax(1)]
+        return pd.Series(pd.Categorical.from_codes(codes, categories=self.cluster_names_), index=index)
 
     def predict(
         self,
@@ -115,16 +108,15 @@ class ClustersMixin:
 
         Returns
         -------
-        A categorical series, or with ``soft`` a data frame of ``q(y|x)`` with a column for each cluster; the index
-        holds the cells' names. Clusters are called ``"0"``, ``"1"``, ... from the largest to the smallest in the
+        A categorical series with the cluster of each cell's most probable component, or with ``soft`` a data frame of
+        ``q(y|x)`` with a column for each cluster; the index holds the cells' names. Clusters are called ``"0"``, ``"1"``, ... from the largest to the smallest in the
         training data; with labels, by the labels, and new ones ``"new_0"``, ``"new_1"``, ...
         """
         self._check_if_trained()
         adata = self._validate_anndata(adata)
         assignment, _ = self._posterior(adata, indices, batch_size)
         index = adata.obs_names if indices is None else adata.obs_names[indices]
-        probabilities = self._cluster_probabilities(assignment, index)
-        return probabilities if soft else self._hard_labels(probabilities)
+        return self._cluster_probabilities(assignment, index) if soft else self._hard_labels(assignment, index)
 
     @property
     def n_clusters(self) -> int:

@@ -41,8 +41,8 @@ OVERCOMPLETE = 30
 N_PCS = 50
 N_NEIGHBORS = 15
 #: Training options that differ between a number of clusters that is to be found and one that is given.
-UNKNOWN_K = {"repulsion": 100.0}
-KNOWN_K = {"repulsion": 5.0}
+UNKNOWN_K = {"repulsion": 20.0, "warmup_alpha": 1.0}
+KNOWN_K = {"repulsion": 5.0, "warmup_alpha": 10.0}
 
 
 def default_epochs(n_cells: int) -> int:
@@ -468,7 +468,7 @@ class RMVE(
         assignment, latent = self._posterior(cells)
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
         obs = {
-            names.cluster: self._hard_labels(probabilities),
+            names.cluster: self._hard_labels(assignment, adata.obs_names),
             names.confidence: probabilities.max(axis=1),
         }
         obsm = {names.latent: latent, names.probabilities: probabilities}

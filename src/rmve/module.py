@@ -16,7 +16,7 @@ from rmve.maths import likelihoods
 from rmve.maths.estimators import assignment_term, nodes_over_y
 from rmve.maths.gaussians import log_normal
 from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, potts_log_prior
-from rmve.maths.repulsion import REPULSIONS, default_bandwidth
+from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
 from rmve.mixture import GaussianMixture
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
@@ -54,8 +54,9 @@ class Objective:
     #: Mean assignment of each cell's neighbours, shape ``(B, K)``, and the strength of the Potts prior.
     neighbor_mean: Tensor | None = None
     potts: float = 0.0
-    #: ``tau``: strength of the repulsion.
+    #: ``tau``: strength of the repulsion, and whether the expected overlap also pushes means and variances.
     repulsion: float = 0.0
+    repulsion_moves: bool = False
     #: Weight of the agreement with another view of the cells, and that view of the input, shape ``(B, G)``.
     agreement: float = 0.0
     view: Tensor | None = None
@@ -461,8 +462,10 @@ class RMVEModule(BaseModuleClass):
         extra = {}
         loss = (reconstruction + latent).mean()
         if self.repulsion is not None and objective.repulsion > 0:
-            var = self.mixture.var
-            penalty = REPULSIONS[self.repulsion](weights, self.mixture.mean, var, default_bandwidth(weights, var))
+            mean, var = self.mixture.mean, self.mixture.var
+            if self.repulsion in WEIGHT_SENSITIVE and not objective.repulsion_moves:
+                mean, var = mean.detach(), var.detach()
+            penalty = REPULSIONS[self.repulsion](weights, mean, var, default_bandwidth(weights, var))
             loss = loss + objective.repulsion * penalty
             extra["repulsion"] = penalty
         if objective.agreement > 0:

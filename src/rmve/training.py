@@ -71,13 +71,16 @@ class RMVETrainingPlan(TrainingPlan):
     kl_weight
         Final weight of that divergence; 1 is the evidence lower bound.
     warmup_alpha
-        Weight of ``log q(y|x)`` for cells held to the start; rare clusters are only learnt in time above 1.
+        Weight of ``log q(y|x)`` for cells held to the start. Large values keep small clusters of the start alive.
     smoothing
         Probability spread evenly over the components in the starting assignment.
     potts, potts_ramp_fraction
         Strength ``eta`` of the neighbourhood prior, and the share of the joint phase over which it rises.
     repulsion, repulsion_ramp_fraction
         Strength ``tau`` in nats per cell, and the share of the joint phase over which it rises.
+    repulsion_moves
+        Whether the expected overlap (``"hsic"``) also moves means and variances, and not the weights alone. When it
+        does, redundant components escape to places of their own instead of vanishing. The other kinds always move them.
     alpha
         Weight of ``log q(y|x)`` for labelled cells.
     agreement, view
@@ -106,11 +109,12 @@ class RMVETrainingPlan(TrainingPlan):
         warmup_fraction: float = 1 / 3,
         kl_warmup_fraction: float = 0.7,
         kl_weight: float = 1.0,
-        warmup_alpha: float = 10.0,
+        warmup_alpha: float = 1.0,
         smoothing: float = 0.1,
         potts: float = 3.0,
         potts_ramp_fraction: float = 0.6,
-        repulsion: float = 100.0,
+        repulsion: float = 20.0,
+        repulsion_moves: bool = False,
         repulsion_ramp_fraction: float = 0.5,
         alpha: float = 10.0,
         agreement: float = 0.0,
@@ -133,6 +137,7 @@ class RMVETrainingPlan(TrainingPlan):
         self.final_kl_weight, self.smoothing, self.warmup_alpha = kl_weight, smoothing, warmup_alpha
         self.potts, self.potts_ramp_fraction = potts, potts_ramp_fraction
         self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
+        self.repulsion_moves = repulsion_moves
         self.alpha, self.agreement, self.view = alpha, agreement, view
         self.balance, self.dirichlet, self.estimator, self.momentum = balance, dirichlet, estimator, momentum
         self.labelled = torch.as_tensor(data.labelled)
@@ -180,6 +185,7 @@ class RMVETrainingPlan(TrainingPlan):
         joint = 1.0 - warmup
         common |= {
             "repulsion": self.repulsion * ramp(progress, warmup, joint * self.repulsion_ramp_fraction),
+            "repulsion_moves": self.repulsion_moves,
             "agreement": self.agreement,
             "balance": self.balance,
         }

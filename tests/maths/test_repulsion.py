@@ -251,12 +251,12 @@ def test_means_only_is_blind_to_covariances(random_mixture):
 # --- the bandwidth --------------------------------------------------------------------------------------
 
 
-def test_default_bandwidth_is_latent_size_times_mean_variance():
-    """The squared length scale is ``d`` times the weighted mean variance."""
+def test_default_bandwidth_is_mean_variance():
+    """The squared length scale is the weighted mean variance."""
     weights = torch.tensor([0.25, 0.75])
     var = torch.tensor([[1.0, 3.0, 2.0], [4.0, 4.0, 4.0]])
-    assert default_bandwidth(weights, var).item() == pytest.approx(3 * (0.25 * 2 + 0.75 * 4))
-    assert default_bandwidth(2 * weights, var).item() == pytest.approx(3 * (0.25 * 2 + 0.75 * 4))
+    assert default_bandwidth(weights, var).item() == pytest.approx(0.25 * 2 + 0.75 * 4)
+    assert default_bandwidth(2 * weights, var).item() == pytest.approx(0.25 * 2 + 0.75 * 4)
 
 
 def test_default_bandwidth_has_no_gradient(random_mixture):
@@ -273,12 +273,13 @@ def test_default_bandwidth_ignores_empty_components(random_mixture):
 
 
 @pytest.mark.parametrize("n_latent", [2, 10, 50])
-def test_default_bandwidth_keeps_overlap_in_high_dimension(n_latent):
-    """Components whose means differ by one standard deviation in all still overlap, whatever ``d`` is."""
-    mean = torch.stack([torch.zeros(n_latent), torch.full((n_latent,), 1 / math.sqrt(n_latent))])
-    var = torch.ones(2, n_latent)
-    rho = cosine_gram(mean, var, default_bandwidth(torch.tensor([0.5, 0.5]), var))[0, 1]
-    assert 0.8 < rho < 1
+@pytest.mark.parametrize("distance", [1.0, 5.0])
+def test_default_bandwidth_gives_the_same_overlap_in_any_dimension(n_latent, distance):
+    """Unit spheres at a distance ``D`` overlap by ``exp(-D² / 6)``, whatever ``d`` is."""
+    mean = torch.stack([torch.zeros(n_latent), torch.full((n_latent,), distance / math.sqrt(n_latent))]).double()
+    var = torch.ones(2, n_latent, dtype=torch.float64)
+    rho = cosine_gram(mean, var, default_bandwidth(torch.tensor([0.5, 0.5], dtype=torch.float64), var))[0, 1]
+    assert rho.item() == pytest.approx(math.exp(-(distance**2) / 6))
 
 
 # --- Lemma 4: the normaliser of the pairwise form -------------------------------------------------------
