@@ -1,6 +1,6 @@
 """Clusters of RMVE and of its peers on the same cells, genes and seeds.
 
-    python benchmarks/clustering.py --data pbmc3k,simulated --methods rmve,pca,scvi --seeds 0,1,2
+    python benchmarks/clustering.py --data pbmc3k --methods rmve,pca,scvi --seeds 0,1,2 --name pbmc3k
 
 Every run is a row of ``benchmarks/results/NAME.csv``; runs that are there already are not repeated, so an
 interrupted benchmark goes on where it stopped. ``NAME.md`` is the table made from the rows. Labels are used for
@@ -58,20 +58,23 @@ def data_folder() -> Path:
     return Path(os.environ.get("RMVE_DATA", HERE.parents[1] / "shared" / "data"))
 
 
-def load(name: str, seed: int) -> tuple[ad.AnnData, np.ndarray]:
-    """Counts (2,000 variable genes, for real data; ``NAME:all`` keeps all genes) and the labels to score against."""
+def load(name: str) -> tuple[ad.AnnData, np.ndarray]:
+    """Counts and the labels to score against.
+
+    ``NAME`` is a file of real data, cut to 2,000 variable genes; ``NAME:all`` keeps all genes.
+    ``simulated:SEPARATION:SEED`` is eight types with overlapping components.
+    """
+    name, *options = name.split(":")
     if name == "simulated":
-        # eight overlapping types: assigning each cell by the true components scores about 0.93
-        adata = rmve.datasets.simulate(n_clusters=8, separation=8.0, seed=seed)
+        adata = rmve.datasets.simulate(n_clusters=8, separation=float(options[0]), seed=int(options[1]))
         return adata, adata.obs["cell_type"].astype(str).to_numpy()
-    name, _, genes = name.partition(":")
     adata = ad.read_h5ad(data_folder() / FILES[name])
     keep = adata.obs["cell_type"].astype(str).to_numpy() != "(none)"
     if "demuxlet_cls" in adata.obs:
         keep &= adata.obs["demuxlet_cls"].astype(str).to_numpy() != "DBL"
     adata = adata[keep].copy()
     sc.pp.filter_genes(adata, min_cells=3)
-    if genes != "all" and adata.n_vars > N_TOP_GENES:
+    if "all" not in options and adata.n_vars > N_TOP_GENES:
         sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=N_TOP_GENES)
         adata = adata[:, adata.var["highly_variable"]].copy()
     sc.pp.filter_cells(adata, min_counts=1)
@@ -105,11 +108,12 @@ def run_rmve(adata: ad.AnnData, n_known: int, seed: int) -> Outcome:
     return outcome(clusters)
 
 
-def run_rmve_from(n_components: int, **model_kwargs) -> Callable:
+def run_rmve_from(n_components: int, plan_kwargs: dict | None = None, **model_kwargs) -> Callable:
     """RMVE as if K were unknown, from a given number of components."""
+    plan_kwargs = rmve.model.UNKNOWN_K | (plan_kwargs or {})
 
     def method(adata: ad.AnnData, n_known: int, seed: int) -> Outcome:
-        model = train_rmve(adata, n_components, seed, plan_kwargs=rmve.model.UNKNOWN_K, **model_kwargs)
+        model = train_rmve(adata, n_components, seed, plan_kwargs=plan_kwargs, **model_kwargs)
         return outcome({f"from {n_components}": model.predict()})
 
     return method
@@ -173,10 +177,20 @@ def run_scvi(adata: ad.AnnData, n_known: int, seed: int) -> Outcome:
     return outcome(cluster_embedding(model.get_latent_representation(), n_known, seed))
 
 
+def run_truth(adata: ad.AnnData, n_known: int, seed: int) -> Outcome:
+    """The best that can be had on simulated data: the most probable component given the true latent variables."""
+    truth, z = adata.uns["simulation"], adata.obsm["true_latent"]
+    scaled = (z[:, None] - truth["means"]) / truth["sds"]
+    log_joint = np.log(truth["weights"]) - (0.5 * scaled**2 + np.log(truth["sds"])).sum(-1)
+    return outcome({"known K": log_joint.argmax(1)})
+
+
 METHODS: dict[str, Callable] = {
     "rmve": run_rmve,
     "rmve from 40": run_rmve_from(40),
-    "rmve from 40, no repulsion": run_rmve_from(40, repulsion=None),
+    "rmve from 40 no repulsion": run_rmve_from(40, repulsion=None),
+    "rmve from 40 moving repulsion": run_rmve_from(40, {"repulsion_moves": True}),
+    "true components": run_truth,
     "pca": run_pca,
     "scvi": run_scvi,
 }
@@ -185,15 +199,24 @@ METHODS: dict[str, Callable] = {
 # -------------------------------------------------------------------------- runs
 
 
+#: Columns that name a run.
+RUN = ["data", "method", "clusters", "seed"]
+
+
+def label_file(folder: Path, data: str, method: str, clusters: str, seed: int) -> Path:
+    """Where the clusters of a run are kept."""
+    return folder / f"{data.replace(':', '-')}_{method}_{clusters}_{seed}.npy"
+
+
 def run(data: str, method: str, seed: int, folder: Path) -> list[dict]:
     """One run of one method: rows of scores; the clusters are kept for the agreement between seeds."""
-    adata, truth = load(data, seed=0)
+    adata, truth = load(data)
     start = time.perf_counter()
     result = METHODS[method](adata, len(np.unique(truth)), seed)
     seconds = time.perf_counter() - start
     rows = []
     for name, labels in result.clusters.items():
-        np.save(folder / f"{data.replace(':', '-')}_{method}_{name}_{seed}.npy", pd.factorize(labels)[0])
+        np.save(label_file(folder, data, method, name, seed), pd.factorize(labels)[0])
         rows.append(
             {
                 "data": data,
@@ -211,12 +234,14 @@ def run(data: str, method: str, seed: int, folder: Path) -> list[dict]:
 
 
 def summarize(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Mean and spread over seeds, and the agreement between them."""
+    """Mean and spread over seeds (and over simulated data sets of one kind), and the agreement between seeds."""
     table = []
-    for (data, method, clusters), group in rows.groupby(["data", "method", "clusters"], sort=False):
-        files = [folder / f"{data.replace(':', '-')}_{method}_{clusters}_{seed}.npy" for seed in group["seed"]]
-        labels = [np.load(file) for file in files if file.exists()]
-        pairs = [adjusted_rand_score(a, b) for a, b in combinations(labels, 2)]
+    family = rows["data"].str.replace(r"^(simulated:.*):\d+$", r"\1", regex=True)
+    for (data, method, clusters), group in rows.groupby([family, "method", "clusters"], sort=False):
+        agreement = []
+        for _, runs in group.groupby("data"):
+            labels = [np.load(label_file(folder, *run)) for run in runs[RUN].itertuples(index=False)]
+            agreement += [adjusted_rand_score(a, b) for a, b in combinations(labels, 2)]
         table.append(
             {
                 "data": data,
@@ -226,9 +251,9 @@ def summarize(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
                 "lowest": f"{group['ari'].min():.3f}",
                 "NMI": f"{group['nmi'].mean():.3f}",
                 "used": "-".join(dict.fromkeys(str(n) for n in (group["n_clusters"].min(), group["n_clusters"].max()))),
-                "seeds agree": f"{np.mean(pairs):.3f}" if pairs else "",
+                "seeds agree": f"{np.mean(agreement):.3f}" if agreement else "",
                 "seconds": f"{group['seconds'].mean():.0f}",
-                "seeds": len(group),
+                "runs": len(group),
             }
         )
     return pd.DataFrame(table)
@@ -242,8 +267,8 @@ def to_markdown(table: pd.DataFrame, command: str) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
         "\n".join(lines)
-        + f"\n\nMean ± standard deviation over seeds; *lowest*: the worst seed; *used*: clusters that hold cells; "
-        f"*seeds agree*: mean ARI between seeds; *seconds*: of the whole method, all its rows together, {torch.get_num_threads()} "
+        + f"\n\nMean ± standard deviation over runs (seeds, and simulated data sets of one kind); *lowest*: the worst run; *used*: clusters that hold cells; "
+        f"*seeds agree*: mean ARI between seeds on the same data; *seconds*: of the whole method, all its rows together, {torch.get_num_threads()} "
         f"thread(s).\n\nCommand: `{command}`\n\nPython {platform.python_version()}, {versions}\n"
     )
 
@@ -252,7 +277,7 @@ def main() -> None:
     """Run what is missing and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", default="pbmc3k", help=f"of {', '.join(FILES)} and simulated; NAME:all keeps all genes"
+        "--data", default="pbmc3k", help=f"of {', '.join(FILES)}, NAME:all, and simulated:SEPARATION:SEED"
     )
     parser.add_argument("--methods", default="rmve,pca", help=f"of {'; '.join(METHODS)}")
     parser.add_argument("--seeds", default="0,1,2")
@@ -280,7 +305,7 @@ def main() -> None:
         rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
         rows.round(4).to_csv(path, index=False)
     command = (
-        f'python benchmarks/clustering.py --data "{arguments.data}" --methods "{arguments.methods}" '
+        f'OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/clustering.py --data "{arguments.data}" --methods "{arguments.methods}" '
         f"--seeds {arguments.seeds} --name {arguments.name}"
     )
     table = summarize(rows, labels)

@@ -478,6 +478,12 @@ def test_posterior_predictive_sample_of_another_batch(batched):
     assert np.corrcoef(as_1 - as_0, real_1 - real_0)[0, 1] > 0.5
 
 
+def test_importance_weights_are_refused(shared):
+    """scvi-tools' importance weights hold for a standard normal prior only."""
+    with pytest.raises(ValueError, match="weights='uniform'"):
+        shared.get_normalized_expression(n_samples_overall=10, weights="importance")
+
+
 @pytest.mark.parametrize("mode", ["vanilla", "change"])
 def test_differential_expression(shared, mode):
     """The genes that differ most between two types are their markers."""

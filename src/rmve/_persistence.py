@@ -80,9 +80,7 @@ class PersistenceMixin:
 
     def _check_new_data(self, adata: AnnData, new_batches: bool = False) -> None:
         """Raise unless new data has the model's genes, layer, columns, known batches and labels."""
-        if not isinstance(adata, AnnData):
-            raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
-        check.check_anndata(adata.copy() if adata.is_view else adata)
+        check.check_anndata(adata, allow_view=True)
         check.check_genes(adata.var_names, self.var_names_)
         layer, batch_key, labels_key = (self._setup_arg(name) for name in ("layer", "batch_key", "labels_key"))
         check.check_finite(adata, layer)

@@ -29,8 +29,8 @@ def _require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
     return adata.obs[key]
 
 
-def check_anndata(adata: ad.AnnData) -> None:
-    """Raise unless ``adata`` is a non-empty AnnData that owns its data.
+def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
+    """Raise unless ``adata`` is a non-empty AnnData that owns its data (or may be a view).
 
     Raises
     ------
@@ -43,7 +43,7 @@ def check_anndata(adata: ad.AnnData) -> None:
         raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"`adata` is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
-    if adata.is_view:
+    if adata.is_view and not allow_view:
         raise ValueError("`adata` is a view of another AnnData. Make it independent with `adata = adata.copy()`.")
     if not adata.var_names.is_unique:
         raise ValueError("`adata.var_names` has duplicates. Call `adata.var_names_make_unique()` first.")

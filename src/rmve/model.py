@@ -494,6 +494,18 @@ class RMVE(
             **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key")},
         }
 
+    def get_importance_weights(self, *args, **kwargs) -> None:
+        """Not available: scvi-tools' importance weights hold for a standard normal prior only.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            "`weights='importance'` assumes a standard normal prior, which RMVE does not have. Use `weights='uniform'`."
+        )
+
     # -------------------------------------------------------------- stability
 
     @classmethod
