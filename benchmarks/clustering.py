@@ -114,7 +114,7 @@ def run_rmve_from(n_components: int, plan_kwargs: dict | None = None, **model_kw
 
     def method(adata: ad.AnnData, n_known: int, seed: int) -> Outcome:
         model = train_rmve(adata, n_components, seed, plan_kwargs=plan_kwargs, **model_kwargs)
-        return outcome({f"from {n_components}": model.predict()})
+        return outcome({f"from {n_components}": model.predict(), "then merged": model.merge_components("auto")})
 
     return method
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rmve import RMVE
+from rmve import RMVE, components
 
 
 @pytest.fixture
@@ -241,3 +241,28 @@ def test_annotate_uses_merged_clusters(many):
     assert many.adata.obs["rmve"].tolist() == merged.tolist()
     assert many.adata.obsm["rmve_probabilities"].shape == (240, 2)
     assert set(many.adata.uns["rmve"]["components"]["cluster"]) == {"0", "1"}
+
+
+def test_merging_of_what_overlaps(many):
+    """``"auto"`` merges while two clusters overlap, and no further."""
+    tree = many.get_merge_tree()
+    merged = many.merge_components("auto")
+    expected = len(tree) + 1 - int((tree["overlap"] >= components.MIN_OVERLAP).cummin().sum())
+    assert merged.nunique() == many.n_clusters == expected < len(tree) + 1
+
+
+@pytest.mark.parametrize("repulsion", ["hsic", None])
+def test_unknown_number_merges_what_overlaps(make_cells, fit, repulsion):
+    """A run that finds the number of clusters ends without overlapping ones, unless it has no repulsion."""
+    train = {"plan_kwargs": {"repulsion": 0.0, "potts": 0.0}}
+    model = fit(make_cells(subtypes=True), n_components=None, repulsion=repulsion, train=train)
+    n_active = int(model.get_components()["active"].sum())
+    overlapping = int((model.get_merge_tree()["overlap"] >= components.MIN_OVERLAP).cummin().sum())
+    assert overlapping > 0
+    assert model.n_clusters == (n_active if repulsion is None else n_active - overlapping)
+
+
+def test_known_number_is_not_merged(many):
+    """A number of clusters that was asked for is kept."""
+    many.train(max_epochs=1, batch_size=64, enable_progress_bar=False)
+    assert many.n_clusters == int(many.get_components()["active"].sum())

@@ -98,3 +98,13 @@ def test_partitions_of_the_tree_are_nested():
         pairs = {(f, c) for f, c in zip(finer, coarser, strict=True)}
         assert len(pairs) == len(np.unique(finer))
         finer = coarser
+
+
+@pytest.mark.parametrize(
+    ("overlaps", "expected"), [([], 0), ([0.9, 0.3, 0.05, 0.4], 2), ([0.1, 0.5], 0), ([0.2, 0.2], 2)]
+)
+def test_overlapping_merges_come_first(overlaps, expected):
+    """Merging stops at the first pair that overlaps by less than the limit."""
+    tree = np.zeros((len(overlaps), 4))
+    tree[:, 2] = overlaps
+    assert components.n_overlapping_merges(tree) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -194,13 +195,14 @@ class ClustersMixin:
         log_r = self.module.mixture.log_responsibilities(torch.from_numpy(latent).to(self.device))
         return components.merge_tree(assignment.argmax(1), log_r.exp().cpu().numpy(), latent)
 
-    def merge_components(self, n_clusters: int | None = None) -> pd.Series:
+    def merge_components(self, n_clusters: int | Literal["auto"] | None = None) -> pd.Series:
         """Make coarser clusters by merging overlapping components, without retraining.
 
         Parameters
         ----------
         n_clusters
-            Clusters to keep; ``None`` undoes all merges.
+            Clusters to keep; ``"auto"`` merges while two overlap by more than
+            :data:`rmve.components.MIN_OVERLAP`; ``None`` undoes all merges.
 
         Returns
         -------
@@ -216,10 +218,15 @@ class ClustersMixin:
         if n_clusters is None:
             self.number_clusters()
             return self.predict()
-        check_positive_int("n_clusters", n_clusters)
+        if n_clusters != "auto":
+            check_positive_int("n_clusters", n_clusters)
         tree = self._merge_tree()
-        if n_clusters > len(tree) + 1:
-            raise ValueError(f"`n_clusters={n_clusters}` is more than the {len(tree) + 1} components that hold cells.")
-        merges = len(tree) + 1 - n_clusters
-        self.number_clusters(components.cut_tree(tree, self.module.n_components, merges))
+        n_active = len(tree) + 1
+        if n_clusters == "auto":
+            n_merges = components.n_overlapping_merges(tree)
+        elif n_clusters > n_active:
+            raise ValueError(f"`n_clusters={n_clusters}` is more than the {n_active} components that hold cells.")
+        else:
+            n_merges = n_active - n_clusters
+        self.number_clusters(components.cut_tree(tree, self.module.n_components, n_merges))
         return self.predict()

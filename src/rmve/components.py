@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Least overlap by which clusters are merged as overlapping; below it, by distance.
+MIN_OVERLAP = 0.2
+
 
 def overlap_matrix(assigned: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
     """Share of the cells of two clusters that the mixture would give to the other one.
@@ -70,8 +73,7 @@ def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.nd
         squared = ((center[:, None] - center[None]) ** 2).sum(-1)
         ward = sizes[:, None] * sizes[None] / np.maximum(sizes[:, None] + sizes[None], 1) * squared / len(assigned)
         possible = np.triu(alive[:, None] & alive[None], 1)
-        # overlaps below this are numerical dust: the distance decides
-        score = np.where(overlap > MIN_OVERLAP, overlap, -ward)
+        score = np.where(overlap >= MIN_OVERLAP, overlap, -ward)
         a, b = np.unravel_index(np.where(possible, score, -np.inf).argmax(), score.shape)
         rows.append((a, b, overlap[a, b], ward[a, b]))
         confusion[a] += confusion[b]
@@ -80,10 +82,6 @@ def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.nd
         sizes[a] += sizes[b]
         alive[b] = False
     return np.array(rows).reshape(-1, 4)
-
-
-#: Least overlap by which clusters are merged as overlapping; below it, by distance.
-MIN_OVERLAP = 0.2
 
 
 def cut_tree(tree: np.ndarray, n_clusters_total: int, n_merges: int) -> np.ndarray:
@@ -106,6 +104,11 @@ def cut_tree(tree: np.ndarray, n_clusters_total: int, n_merges: int) -> np.ndarr
     for a, b in tree[:n_merges, :2].astype(int):
         belongs[belongs == b] = a
     return belongs
+
+
+def n_overlapping_merges(tree: np.ndarray) -> int:
+    """Number of leading merges of a tree whose overlap is at least :data:`MIN_OVERLAP`."""
+    return int(np.logical_and.accumulate(tree[:, 2] >= MIN_OVERLAP).sum())
 
 
 def order_by_size(assigned: np.ndarray, n_clusters: int) -> np.ndarray:

@@ -74,7 +74,8 @@ class RMVE(
     registry
         Registry of a saved model, instead of ``adata``.
     n_components
-        Number of clusters; ``None`` finds it, starting from more components than needed.
+        Number of clusters; ``None`` finds it: the run starts from more components than needed, the repulsion empties
+        redundant ones, and those that still share their cells are merged at the end.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
@@ -371,8 +372,11 @@ class RMVE(
             plan_kwargs=plan_kwargs,
             **trainer_kwargs,
         )
-        if not self.is_query_:  # clusters of new cells are the reference's
-            self.number_clusters()
+        if self.is_query_:  # clusters of new cells are the reference's
+            return
+        self.number_clusters()
+        if not (self.n_components_is_known_ or self.label_names_ or self.module.repulsion is None):
+            self.merge_components("auto")  # components that share their cells are one cluster
 
     def _training_data(self) -> TrainingData:
         """Starting assignment and neighbour graph; on the first call also the module's starting values."""
