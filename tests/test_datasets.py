@@ -162,4 +162,4 @@ def test_pbmc68k_reduced():
     np.testing.assert_allclose(again, source.raw.X.toarray(), atol=2e-3)
     assert adata.obs["bulk_labels"].equals(source.obs["bulk_labels"])
     assert adata.obsm["X_umap"].shape == (700, 2)
-    assert list(adata.layers) == ["counts"]
+    assert [name for name in adata.layers if name is not None] == ["counts"]  # newer anndata lists X as None

@@ -630,6 +630,8 @@ def test_h5ad_round_trip_with_odd_labels(cells, fit, tmp_path, contents, assert_
     cells.obs["label"] = cells.obs["cell_type"].cat.rename_categories(["CD4+/CD25 T Reg", "B cell", "?"])
     model = fit(cells, {"labels_key": "label"}, epochs=5, n_components=None)
     model.annotate()
+    assert "CD4+|CD25 T Reg" in cells.obsm["rmve_probabilities"]
+    assert "CD4+/CD25 T Reg" in model.predict(soft=True)
     check_round_trip(cells, tmp_path / "out.h5ad", contents, assert_same)
 
 

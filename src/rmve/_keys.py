@@ -35,7 +35,7 @@ class Written:
 
     @property
     def probabilities(self) -> str:
-        """``obsm``: ``q(y|x)`` as a data frame with a column per cluster."""
+        """``obsm``: ``q(y|x)`` as a data frame with a column per cluster (``/`` in its name written as ``|``)."""
         return f"{self.key_added}_probabilities"
 
     @property

@@ -475,7 +475,9 @@ class RMVE(
             names.cluster: self._hard_labels(assignment, adata.obs_names),
             names.confidence: probabilities.max(axis=1),
         }
-        obsm = {names.latent: latent, names.probabilities: probabilities}
+        # h5ad files allow no "/" in names of columns, which cell types have
+        columns = probabilities.rename(columns=lambda name: name.replace("/", "|"))
+        obsm = {names.latent: latent, names.probabilities: columns}
         uns: dict[str, object] = {
             "params": {name: value for name, value in self._parameters().items() if value is not None},
             "components": self.get_components(),
