@@ -293,7 +293,8 @@ def main() -> None:
     labels.mkdir(parents=True, exist_ok=True)
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
     # a run counts as done while its clusters are there: in a fresh checkout all are repeated
-    rows = rows[[label_file(labels, *run).exists() for run in rows[RUN].itertuples(index=False)]]
+    there = [label_file(labels, *run).exists() for run in rows[RUN].itertuples(index=False)]
+    rows = rows[np.array(there, dtype=bool)]
     done = set(zip(rows["data"], rows["method"], rows["seed"], strict=True))
     jobs = [
         (data, method, seed)
