@@ -55,15 +55,18 @@ class ClustersMixin:
         self.cluster_names_ = [name or f"{prefix}{next(fresh)}" for name in names]
         self.component_cluster_ = cluster_of.tolist()
 
-    def number_clusters(self, merged: np.ndarray | None = None) -> None:
+    def number_clusters(self, merged: np.ndarray | None = None, assignment: np.ndarray | None = None) -> None:
         """Number clusters by size on the training data; components without cells join the nearest cluster.
 
         Parameters
         ----------
         merged
             Component that each component was merged into, shape ``(K,)``; ``None`` leaves each on its own.
+        assignment
+            ``q(y|x)`` of the training data, shape ``(n, K)``, if it is at hand.
         """
-        assignment, _ = self._posterior()
+        if assignment is None:
+            assignment, _ = self._posterior()
         n_components = assignment.shape[1]
         belongs = np.arange(n_components) if merged is None else np.array(merged)
         hard = belongs[assignment.argmax(1)]
@@ -110,8 +113,9 @@ class ClustersMixin:
         Returns
         -------
         A categorical series with the cluster of each cell's most probable component, or with ``soft`` a data frame of
-        ``q(y|x)`` with a column for each cluster; the index holds the cells' names. Clusters are called ``"0"``, ``"1"``, ... from the largest to the smallest in the
-        training data; with labels, by the labels, and new ones ``"new_0"``, ``"new_1"``, ...
+        ``q(y|x)`` with a column for each cluster; the index holds the cells' names. Clusters are called ``"0"``,
+        ``"1"``, ... from the largest to the smallest in the training data; with labels, by the labels, and new ones
+        ``"new_0"``, ``"new_1"``, ...
         """
         self._check_if_trained()
         adata = self._validate_anndata(adata)
@@ -183,15 +187,14 @@ class ClustersMixin:
         (increase of the within-cluster sum of squares per cell) and ``n_clusters`` (left after it).
         """
         self._check_if_trained()
-        tree = self._merge_tree()
+        tree = self._merge_tree(*self._posterior())
         frame = pd.DataFrame(tree, columns=["kept", "merged", "overlap", "distance"])
         frame = frame.astype({"kept": int, "merged": int})
         frame["n_clusters"] = np.arange(len(frame), 0, -1)
         return frame
 
     @torch.inference_mode()
-    def _merge_tree(self) -> np.ndarray:
-        assignment, latent = self._posterior()
+    def _merge_tree(self, assignment: np.ndarray, latent: np.ndarray) -> np.ndarray:
         log_r = self.module.mixture.log_responsibilities(torch.from_numpy(latent).to(self.device))
         return components.merge_tree(assignment.argmax(1), log_r.exp().cpu().numpy(), latent)
 
@@ -201,7 +204,7 @@ class ClustersMixin:
         Parameters
         ----------
         n_clusters
-            Clusters to keep; ``"auto"`` merges while two overlap by more than
+            Clusters to keep; ``"auto"`` merges while two overlap by at least
             :data:`rmve.components.MIN_OVERLAP`; ``None`` undoes all merges.
 
         Returns
@@ -215,18 +218,18 @@ class ClustersMixin:
             If there are fewer active components than ``n_clusters``.
         """
         self._check_if_trained()
-        if n_clusters is None:
-            self.number_clusters()
-            return self.predict()
-        if n_clusters != "auto":
+        if n_clusters not in (None, "auto"):
             check_positive_int("n_clusters", n_clusters)
-        tree = self._merge_tree()
+        assignment, latent = self._posterior()
+        tree = self._merge_tree(assignment, latent)
         n_active = len(tree) + 1
-        if n_clusters == "auto":
+        if n_clusters is None:
+            n_merges = 0
+        elif n_clusters == "auto":
             n_merges = components.n_overlapping_merges(tree)
         elif n_clusters > n_active:
             raise ValueError(f"`n_clusters={n_clusters}` is more than the {n_active} components that hold cells.")
         else:
             n_merges = n_active - n_clusters
-        self.number_clusters(components.cut_tree(tree, self.module.n_components, n_merges))
-        return self.predict()
+        self.number_clusters(components.cut_tree(tree, self.module.n_components, n_merges), assignment)
+        return self._hard_labels(assignment, self.adata.obs_names)

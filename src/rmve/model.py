@@ -374,8 +374,9 @@ class RMVE(
         )
         if self.is_query_:  # clusters of new cells are the reference's
             return
-        self.number_clusters()
-        if not (self.n_components_is_known_ or self.label_names_ or self.module.repulsion is None):
+        if self.n_components_is_known_ or self.label_names_ or self.module.repulsion is None:
+            self.number_clusters()
+        else:
             self.merge_components("auto")  # components that share their cells are one cluster
 
     def _training_data(self) -> TrainingData:
