@@ -37,6 +37,18 @@ def test_overlap_matrix(three):
     assert overlap[0, 3] == 0
 
 
+def test_relative_overlap():
+    """Normalised by what the clusters share with themselves; splitting a cluster at random hardly changes it."""
+    confusion = np.array([[8.0, 2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    overlap = components.relative_overlap(confusion, np.array([10, 3, 0]))
+    np.testing.assert_allclose(overlap, [[0.0, 1.5 / 4.0, 0.0], [1.5 / 4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    # two halves of the first cluster, each of which has half of every neighbourhood
+    halves = np.array([[2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [0.5, 0.5, 2.0]])
+    split = components.relative_overlap(halves, np.array([5, 5, 3]))
+    assert split[0, 1] == pytest.approx(1.0)
+    assert split[0, 2] == pytest.approx(overlap[0, 1])
+
+
 def test_merge_tree_by_hand(three):
     """The overlapping pair goes first; then the distance decides; the empty cluster takes no part."""
     tree = components.merge_tree(*three)

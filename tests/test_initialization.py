@@ -159,26 +159,50 @@ def test_number_of_components_is_limited(counts, shape):
 
 @pytest.fixture
 def groups():
-    """Points around five corners, and the corner of each."""
+    """Points around five corners, the corner of each, and their neighbour graph."""
     rng = np.random.default_rng(0)
     truth = rng.integers(5, size=250)
-    return 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5)), truth
+    points = 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5))
+    return points, truth, init.nearest_neighbors(points, 15, seed=0)
 
 
-def test_partition_without_labels(groups):
-    """Clear groups are found, as many as asked for, the same for the same seed."""
-    points, truth = groups
-    partition = init.starting_partition(points, 5, seed=1)
+@pytest.mark.parametrize("n_clusters", [5, None])
+def test_partition_without_labels(groups, n_clusters):
+    """Clear groups are found, whether their number is given or not, and are the same for the same seed."""
+    points, truth, graph = groups
+    partition = init.starting_partition(points, graph, n_clusters, seed=1)
     assert adjusted_rand_score(truth, partition) == 1.0
-    np.testing.assert_array_equal(partition, init.starting_partition(points, 5, seed=1))
-    np.testing.assert_array_equal(partition, init.starting_partition(points, 5, 1, labels=np.full(250, -1)))
+    np.testing.assert_array_equal(partition, init.starting_partition(points, graph, n_clusters, seed=1))
+    unlabelled = np.full(250, -1)
+    np.testing.assert_array_equal(partition, init.starting_partition(points, graph, n_clusters, 1, labels=unlabelled))
+
+
+@pytest.mark.parametrize("n_clusters", [1, 3, 9, 40])
+def test_partition_has_the_number_asked_for(groups, n_clusters):
+    """Merging goes on beyond overlapping clusters, and stops before them, as asked."""
+    points, _, graph = groups
+    partition = init.starting_partition(points, graph, n_clusters, seed=0)
+    np.testing.assert_array_equal(np.unique(partition), np.arange(n_clusters))
+
+
+@pytest.mark.parametrize("max_cells", [10_000, 600])
+def test_partition_depends_on_overlap_not_on_size(monkeypatch, max_cells):
+    """A small group apart from two large ones stays on its own, however near; large ones are not split."""
+    monkeypatch.setattr(init, "MAX_OVERLAP_CELLS", max_cells)
+    rng = np.random.default_rng(1)
+    truth = np.repeat(range(3), [1000, 1000, 60])
+    centers = np.zeros((3, 10))
+    centers[1, 0], centers[2, 1] = 40.0, 10.0
+    points = centers[truth] + rng.normal(size=(len(truth), 10))
+    partition = init.starting_partition(points, init.nearest_neighbors(points, 15, 0), None, seed=0)
+    assert adjusted_rand_score(truth, partition) > 0.99
 
 
 def test_partition_keeps_labels(groups):
     """Labelled cells keep their cluster, cells like them join it, and the others fill the remaining clusters."""
-    points, truth = groups
+    points, truth, graph = groups
     labels = np.where((truth < 2) & (np.arange(250) % 3 == 0), truth, -1)
-    partition = init.starting_partition(points, 5, seed=0, labels=labels)
+    partition = init.starting_partition(points, graph, 5, seed=0, labels=labels)
     np.testing.assert_array_equal(partition[labels >= 0], labels[labels >= 0])
     np.testing.assert_array_equal(partition[truth < 2], truth[truth < 2])
     assert adjusted_rand_score(truth, partition) > 0.7
@@ -187,25 +211,25 @@ def test_partition_keeps_labels(groups):
 
 def test_partition_of_labelled_cells(groups):
     """When all cells are labelled, the partition is the labels, and a copy of them."""
-    points, truth = groups
-    partition = init.starting_partition(points, 7, seed=0, labels=truth)
+    points, truth, graph = groups
+    partition = init.starting_partition(points, graph, 7, seed=0, labels=truth)
     np.testing.assert_array_equal(partition, truth)
     assert partition is not truth
 
 
 def test_partition_with_fewer_free_cells_than_clusters(groups):
     """More new clusters than unlabelled cells leave some of them empty."""
-    points, truth = groups
+    points, truth, graph = groups
     labels = truth.copy()
     labels[:2] = -1
-    partition = init.starting_partition(points, 12, seed=0, labels=labels)
+    partition = init.starting_partition(points, graph, 12, seed=0, labels=labels)
     np.testing.assert_array_equal(partition[2:], truth[2:])
     assert ((partition >= 0) & (partition < 12)).all()
 
 
 def test_moments(groups):
     """Each cluster's mean, variance and share; an empty one has those of all points and a weight of one cell."""
-    points, truth = groups
+    points, truth, _ = groups
     mean, var, weight = init.partition_moments(points, truth, 6)
     for k in range(5):
         np.testing.assert_allclose(mean[k], points[truth == k].mean(0))
@@ -268,7 +292,7 @@ def test_one_cell_has_no_neighbors():
 
 def test_approximate_neighbors(groups, monkeypatch):
     """Above the limit pynndescent searches; the cell itself is dropped from wherever it stands in the answer."""
-    points, _ = groups
+    points, _, _ = groups
     points[:30] = points[0]  # copies, among which the search may miss the cell itself
     limit = init.MAX_EXACT_NEIGHBORS
 

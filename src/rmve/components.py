@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 #: Least overlap by which clusters are merged as overlapping; below it, by distance.
@@ -45,7 +47,34 @@ def overlap_from_confusion(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarr
     return overlap
 
 
-def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.ndarray) -> np.ndarray:
+def relative_overlap(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Overlap of two clusters relative to what each shares with itself.
+
+    ``o_kl = ½ (C_kl + C_lk) / sqrt(C_kk C_ll)``: the form of ``rho`` in the repulsive prior, with the average over a
+    cell's neighbours in place of the expected kernel. Unlike :func:`overlap_from_confusion` it hardly depends on how
+    finely a type was split.
+
+    Parameters
+    ----------
+    confusion
+        From :func:`confusion_matrix`, shape ``(K, K)``.
+    sizes
+        Cells in each cluster, shape ``(K,)``; a cluster without cells overlaps with none.
+    """
+    own = np.maximum(np.diag(confusion), 1e-9)
+    overlap = 0.5 * (confusion + confusion.T) / np.sqrt(own[:, None] * own[None])
+    overlap[np.minimum(sizes[:, None], sizes[None]) == 0] = 0.0
+    np.fill_diagonal(overlap, 0.0)
+    return overlap
+
+
+def merge_tree(
+    assigned: np.ndarray,
+    responsibilities: np.ndarray,
+    latent: np.ndarray,
+    overlap_of: Callable[[np.ndarray, np.ndarray], np.ndarray] = overlap_from_confusion,
+    min_overlap: float = MIN_OVERLAP,
+) -> np.ndarray:
     """Merge clusters one pair at a time, the most overlapping first, then the nearest (Ward).
 
     Parameters
@@ -54,6 +83,10 @@ def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.nd
         As in :func:`overlap_matrix`.
     latent
         Latent means, shape ``(n, d)``.
+    overlap_of
+        Overlap of clusters from their confusion and sizes.
+    min_overlap
+        Pairs that overlap less are merged by distance, after all others.
 
     Returns
     -------
@@ -68,12 +101,12 @@ def merge_tree(assigned: np.ndarray, responsibilities: np.ndarray, latent: np.nd
     alive = sizes > 0
     rows = []
     while alive.sum() > 1:
-        overlap = overlap_from_confusion(confusion, np.where(alive, sizes, 0.0))
+        overlap = overlap_of(confusion, np.where(alive, sizes, 0.0))
         center = sums / np.maximum(sizes, 1)[:, None]
         squared = ((center[:, None] - center[None]) ** 2).sum(-1)
         ward = sizes[:, None] * sizes[None] / np.maximum(sizes[:, None] + sizes[None], 1) * squared / len(assigned)
         possible = np.triu(alive[:, None] & alive[None], 1)
-        score = np.where(overlap >= MIN_OVERLAP, overlap, -ward)
+        score = np.where(overlap >= min_overlap, overlap, -ward)
         a, b = np.unravel_index(np.where(possible, score, -np.inf).argmax(), score.shape)
         rows.append((a, b, overlap[a, b], ward[a, b]))
         confusion[a] += confusion[b]
@@ -106,9 +139,9 @@ def cut_tree(tree: np.ndarray, n_clusters_total: int, n_merges: int) -> np.ndarr
     return belongs
 
 
-def n_overlapping_merges(tree: np.ndarray) -> int:
-    """Number of leading merges of a tree whose overlap is at least :data:`MIN_OVERLAP`."""
-    return int(np.logical_and.accumulate(tree[:, 2] >= MIN_OVERLAP).sum())
+def n_overlapping_merges(tree: np.ndarray, min_overlap: float = MIN_OVERLAP) -> int:
+    """Number of leading merges of a tree whose overlap is at least ``min_overlap``."""
+    return int(np.logical_and.accumulate(tree[:, 2] >= min_overlap).sum())
 
 
 def order_by_size(assigned: np.ndarray, n_clusters: int) -> np.ndarray:

@@ -16,15 +16,21 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.components import cut_tree, merge_tree
+from rmve.components import cut_tree, merge_tree, n_overlapping_merges, relative_overlap
 
 #: Cells that principal components are computed from; more are projected, not fitted.
 MAX_PCA_CELLS = 20_000
 #: Above this number of cells, neighbours are approximate (pynndescent).
 MAX_EXACT_NEIGHBORS = 20_000
 CHUNK = 4096
-#: Principal components that the starting partition is made on.
-N_START_PCS = 20
+#: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
+N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
+#: Relative overlap on the neighbour graph from which on two clusters of the start are one.
+MIN_START_OVERLAP = 0.04
+#: Cells that overlap is measured on: in a graph of more, clusters have less of a border, at the same overlap.
+MAX_OVERLAP_CELLS = 10_000
+#: Neighbours of a cell.
+N_NEIGHBORS = 15
 MAX_LLOYD_STEPS = 50
 
 
@@ -137,31 +143,40 @@ def principal_components(standardize, x, n_components: int, seed: int, max_cells
     return np.concatenate([pca.transform(block) for block in blocks(np.arange(n))])
 
 
-def starting_partition(points: np.ndarray, n_clusters: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """Partition of the cells to start from: many small k-means clusters, merged by Ward's criterion.
+def starting_partition(
+    points: np.ndarray,
+    graph: sp.csr_matrix,
+    n_clusters: int | None,
+    seed: int,
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """Partition of the cells to start from: many small k-means clusters, merged where they overlap.
 
-    k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed;
-    merging three times as many centres is steadier and keeps small, distant types. Labelled cells stay in the
-    cluster of their label.
+    k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed. Small
+    clusters of one type share neighbours, those of different types do not: they are merged by their
+    :func:`~rmve.components.relative_overlap` on the neighbour graph, the most overlapping first. With ``n_clusters``
+    the merges end there (and go on by Ward's criterion if need be); without, when no two overlap by
+    :data:`MIN_START_OVERLAP`. Labelled cells stay in the cluster of their label.
 
     Parameters
     ----------
     points
-        Principal components, shape ``(n, p)``; the first :data:`N_START_PCS` are used.
+        Principal components, shape ``(n, p)``.
+    graph
+        Neighbour graph whose rows sum to one, shape ``(n, n)``.
     n_clusters
-        ``K``.
+        ``K``; ``None`` finds it.
     seed
         Of k-means.
     labels
-        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``.
+        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``. Needs ``n_clusters``.
 
     Returns
     -------
     Integers in ``[0, K)``, shape ``(n,)``.
     """
-    points = points[:, :N_START_PCS]
     if labels is None or (labels < 0).all():
-        return _merged_kmeans(points, n_clusters, seed)
+        return _merged_kmeans(points, graph, n_clusters, seed)
     free = labels < 0
     if not free.any():
         return labels.copy()
@@ -172,7 +187,7 @@ def starting_partition(points: np.ndarray, n_clusters: int, seed: int, labels: n
     new = np.setdiff1d(np.arange(n_clusters), known)
     n_free = min(len(new), int(free.sum()))
     if n_free:
-        found = _merged_kmeans(points[free], n_free, seed)
+        found = _merged_kmeans(points[free], graph[free][:, free], n_free, seed)
         for i, k in enumerate(new[:n_free]):
             centers[k] = points[free][found == i].mean(0)
     used = np.concatenate([known, new[:n_free]])
@@ -188,12 +203,19 @@ def starting_partition(points: np.ndarray, n_clusters: int, seed: int, labels: n
     return partition
 
 
-def _merged_kmeans(points: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-    n_small = min(max(50, 3 * n_clusters), max(n_clusters, len(points) // 5))
+def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
+    wanted = n_clusters or 1
+    n_small = max(wanted, min(max(N_SMALL_CLUSTERS, 3 * wanted), len(points) // MIN_SMALL_CELLS))
     small = KMeans(n_small, n_init=3, random_state=seed).fit_predict(points)
-    # without any overlap, the tree is Ward's
-    tree = merge_tree(small, np.zeros((len(points), n_small)), points)
-    belongs = cut_tree(tree, n_small, n_small - n_clusters)
+    member, tree_points = small, points
+    if len(points) > MAX_OVERLAP_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
+        member, tree_points = small[rows], points[rows]
+        graph = nearest_neighbors(tree_points, N_NEIGHBORS, seed)
+    around = graph @ np.eye(n_small, dtype=np.float32)[member]
+    tree = merge_tree(member, around, tree_points, relative_overlap, MIN_START_OVERLAP)
+    n_merges = n_overlapping_merges(tree, MIN_START_OVERLAP) if n_clusters is None else n_small - n_clusters
+    belongs = cut_tree(tree, n_small, n_merges)
     return np.unique(belongs[small], return_inverse=True)[1]
 
 

@@ -35,14 +35,12 @@ from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEMod
 from rmve.stability import Stability, compare_partitions
 from rmve.training import RMVETrainingPlan, TrainingData
 
-#: Components that a run starts from when the number of clusters is to be found.
-OVERCOMPLETE = 30
+#: Most clusters that are found when their number is not given.
+MAX_CLUSTERS = 50
+#: Free components beside those of the labels, when only some cells are labelled.
+FREE_COMPONENTS = 10
 #: Principal components for the starting partition and the neighbour graph.
-N_PCS = 50
-N_NEIGHBORS = 15
-#: Training options that differ between a number of clusters that is to be found and one that is given.
-UNKNOWN_K = {"repulsion": 20.0, "warmup_alpha": 1.0}
-KNOWN_K = {"repulsion": 5.0, "warmup_alpha": 10.0}
+N_PCS = 20
 
 
 def default_epochs(n_cells: int) -> int:
@@ -286,10 +284,10 @@ class RMVE(
         """Number of components to start from when the number of clusters is unknown."""
         n_labels = len(self.label_names_)
         if self.adata is None:
-            return max(OVERCOMPLETE, n_labels)
-        if n_labels and (self._label_codes() >= 0).all():
-            return n_labels
-        return max(n_labels + OVERCOMPLETE // 3, min(OVERCOMPLETE, max(1, self.adata.n_obs // 10)))
+            return max(MAX_CLUSTERS, n_labels)
+        if n_labels:
+            return n_labels + (0 if (self._label_codes() >= 0).all() else FREE_COMPONENTS)
+        return min(MAX_CLUSTERS, max(1, self.adata.n_obs // 10))
 
     # -------------------------------------------------------------- training
 
@@ -353,8 +351,7 @@ class RMVE(
             raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
-        defaults = {"estimator": self.estimator, **(KNOWN_K if self.n_components_is_known_ else UNKNOWN_K)}
-        plan_kwargs = defaults | (plan_kwargs or {})
+        plan_kwargs = {"estimator": self.estimator} | (plan_kwargs or {})
         if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
@@ -398,25 +395,38 @@ class RMVE(
                 torch.as_tensor(stats.output_bias),
             )
         neighbors_key = self._setup_arg("neighbors_key")
-        points = None
         if first or neighbors_key is None:
-            points = initialization.principal_components(self._standardizer(size_factor), x, N_PCS, seed)
+            points = initialization.principal_components(self._pca_input(size_factor), x, N_PCS, seed)
+            graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
-            partition = initialization.starting_partition(points, module.n_components, seed, labels)
+            find = not self.n_components_is_known_ and not self.label_names_
+            wanted = None if find else module.n_components
+            partition = initialization.starting_partition(points, graph, wanted, seed, labels)
+            if find:
+                self._keep_components(partition.max() + 1)
             self._start_components(points, partition)
             start = np.eye(module.n_components, dtype=np.float32)[partition]
         else:
             start, _ = self._posterior()
             start[labels >= 0] = np.eye(module.n_components, dtype=np.float32)[labels[labels >= 0]]
-        if neighbors_key is None:
-            graph = initialization.nearest_neighbors(points, N_NEIGHBORS, seed)
-        else:
+        if neighbors_key is not None:
             graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
         return TrainingData(start=start, labelled=labels >= 0, graph=graph)
 
-    def _standardizer(self, size_factor: np.ndarray | None):
-        """The encoder's standardisation as a function of NumPy blocks and their rows."""
+    def _keep_components(self, n_components: int) -> None:
+        """Give the module as many components as clusters were found, for good: a loaded model has them, too."""
+        self.module.keep_components(n_components)
+        self.set_clusters(np.arange(n_components))
+        self.init_params_["non_kwargs"]["n_components"] = int(n_components)
+
+    def _pca_input(self, size_factor: np.ndarray | None):
+        """What principal components are made of, as a function of NumPy blocks and their rows.
+
+        The encoder's input times the square root of each gene's standard deviation: half way between covariance, where
+        few genes of high variance rule, and correlation, where the noise of all others does.
+        """
         module = self.module
+        weight = 1.0 if self.gene_likelihood == "bernoulli" else module.input_sd.sqrt()
 
         @torch.no_grad()
         def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -425,7 +435,7 @@ class RMVE(
             if size_factor is not None:
                 factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
             library = module.log_library(x, factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
-            return module.standardize(x, library).cpu().numpy()
+            return (module.standardize(x, library) * weight).cpu().numpy()
 
         return standardize
 

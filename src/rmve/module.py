@@ -179,6 +179,24 @@ class RMVEModule(BaseModuleClass):
         if self.gene_likelihood == "normal":
             self.log_dispersion.copy_(2.0 * sd.log())
 
+    def keep_components(self, n_components: int) -> None:
+        """Drop all but the first components.
+
+        Parameters
+        ----------
+        n_components
+            How many to keep.
+        """
+        self.mixture.keep(n_components)
+        head = nn.Linear(self.y_head.in_features, n_components, device=self.y_head.weight.device)
+        with torch.no_grad():
+            head.weight.copy_(self.y_head.weight[:n_components])
+            head.bias.copy_(self.y_head.bias[:n_components])
+        self.y_head = head
+        if self.posterior == "full":
+            self.mean_offset = nn.Parameter(self.mean_offset.detach()[:n_components].clone())
+            self.log_var_offset = nn.Parameter(self.log_var_offset.detach()[:n_components].clone())
+
     # ---------------------------------------------------------------- inputs
 
     def log_library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:

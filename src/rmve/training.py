@@ -71,7 +71,8 @@ class RMVETrainingPlan(TrainingPlan):
     kl_weight
         Final weight of that divergence; 1 is the evidence lower bound.
     warmup_alpha
-        Weight of ``log q(y|x)`` for cells held to the start. Large values keep small clusters of the start alive.
+        Weight of ``log q(y|x)`` for cells held to the start. Large values keep small clusters of the start alive; 1 lets
+        redundant components vanish.
     smoothing
         Probability spread evenly over the components in the starting assignment.
     potts, potts_ramp_fraction
@@ -109,11 +110,11 @@ class RMVETrainingPlan(TrainingPlan):
         warmup_fraction: float = 1 / 3,
         kl_warmup_fraction: float = 0.7,
         kl_weight: float = 1.0,
-        warmup_alpha: float = 1.0,
+        warmup_alpha: float = 10.0,
         smoothing: float = 0.1,
         potts: float = 3.0,
         potts_ramp_fraction: float = 0.6,
-        repulsion: float = 20.0,
+        repulsion: float = 5.0,
         repulsion_moves: bool = False,
         repulsion_ramp_fraction: float = 0.5,
         alpha: float = 10.0,

@@ -1,0 +1,79 @@
+"""RMVE as the benchmarks run it: with its defaults, and with parts of it left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import torch
+from data import Dataset
+from peers import PEERS, QUIET
+from runs import Clusters, Method, measured
+
+import rmve
+
+
+#: Training options for a run from many more components than there are types.
+OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
+
+
+def train_rmve(
+    adata: ad.AnnData, n_components: int | None, seed: int, plan_kwargs: dict | None = None, **model_kwargs
+) -> rmve.RMVE:
+    """One trained model."""
+    rmve.RMVE.setup_anndata(adata)
+    torch.manual_seed(seed)
+    model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
+    model.train(plan_kwargs=plan_kwargs, **QUIET)
+    return model
+
+
+def read_off(model: rmve.RMVE, cost) -> Clusters:
+    """Clusters of a trained model with their confidence and separation."""
+    soft = model.predict(soft=True)
+    used = model.get_components().query("active")
+    separation = float(used["separation"].min()) if len(used) > 1 else float("nan")
+    return Clusters(model.predict(), cost, soft.to_numpy().max(1), separation)
+
+
+def rmve_method(plan_kwargs: dict | None = None, unknown: bool = True, **model_kwargs) -> Method:
+    """RMVE trained with K, with K unknown, and the latter merged down to K."""
+
+    def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+        with measured() as cost:
+            model = train_rmve(dataset.adata, dataset.n_known, seed, plan_kwargs, **model_kwargs)
+        clusters = {"known K": read_off(model, cost)}
+        if unknown:
+            with measured() as cost:
+                model = train_rmve(dataset.adata, None, seed, plan_kwargs, **model_kwargs)
+            clusters["unknown K"] = read_off(model, cost)
+            if model.n_clusters > dataset.n_known:
+                model.merge_components(dataset.n_known)
+                clusters["unknown K, merged to K"] = read_off(model, cost)
+        return clusters
+
+    return method
+
+
+def rmve_from(n_components: int, plan_kwargs: dict | None = None, **model_kwargs) -> Method:
+    """RMVE as if K were unknown, from a given number of components."""
+    plan_kwargs = OVERCOMPLETE | (plan_kwargs or {})
+
+    def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+        with measured() as cost:
+            model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, **model_kwargs)
+        raw = read_off(model, cost)
+        model.merge_components("auto")
+        return {f"from {n_components}": raw, "then merged": read_off(model, cost)}
+
+    return method
+
+
+METHODS: dict[str, Method] = {
+    "rmve": rmve_method(),
+    "rmve from 40": rmve_from(40),
+    "rmve from 40 no repulsion": rmve_from(40, repulsion=None),
+    "rmve from 40 moving repulsion": rmve_from(40, {"repulsion_moves": True}),
+    **PEERS,
+}

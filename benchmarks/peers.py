@@ -1,0 +1,125 @@
+"""What RMVE is compared with, each through its own package and with its own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import torch
+from data import Dataset
+from runs import Clusters, Meter, Method, cached_embedding, measured
+from scores import score
+from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
+
+#: Resolutions that the oracle chooses from.
+RESOLUTIONS = np.geomspace(0.05, 4.0, 40)
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
+
+
+def pca_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
+    """scanpy's standard pipeline: normalise, log1p, scale, 50 principal components."""
+    work = adata.copy()
+    sc.pp.normalize_total(work)
+    sc.pp.log1p(work)
+    sc.pp.scale(work, max_value=10)
+    sc.pp.pca(work, n_comps=min(50, work.n_vars - 1), random_state=seed)
+    return work.obsm["X_pca"]
+
+
+def scvi_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
+    """scVI with its defaults."""
+    import scvi
+
+    work = adata.copy()
+    scvi.settings.seed = seed
+    scvi.model.SCVI.setup_anndata(work)
+    model = scvi.model.SCVI(work)
+    model.train(**QUIET)
+    scvi.settings.seed = None
+    return model.get_latent_representation()
+
+
+def drvi_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
+    """DRVI with 32 latent dimensions, as its documentation suggests for small data, and its other defaults."""
+    import drvi
+    import scvi
+
+    work = adata.copy()
+    scvi.settings.seed = seed
+    drvi.model.DRVI.setup_anndata(work, is_count_data=True)
+    model = drvi.model.DRVI(work, n_latent=32)
+    model.train(**QUIET)
+    scvi.settings.seed = None
+    return model.get_latent_representation()
+
+
+def cluster_embedding(embedding: np.ndarray, cost: Meter, dataset: Dataset, seed: int) -> dict[str, Clusters]:
+    """k-means and a Gaussian mixture at the true K; Leiden at 1.0, at the true K, and as an oracle would set it."""
+    adata = ad.AnnData(obsm={"X": embedding}, obs=pd.DataFrame(index=np.arange(len(embedding)).astype(str)))
+    n_known = dataset.n_known
+    with measured() as graph:
+        sc.pp.neighbors(adata, use_rep="X", n_neighbors=15, random_state=seed)
+
+    def leiden(resolution: float) -> np.ndarray:
+        sc.tl.leiden(adata, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+        return adata.obs["leiden"].astype(str).to_numpy()
+
+    def leiden_at_k() -> np.ndarray:
+        low, high = 0.01, 4.0
+        for _ in range(12):
+            middle = (low * high) ** 0.5
+            labels = leiden(middle)
+            n_found = len(np.unique(labels))
+            if n_found == n_known:
+                break
+            low, high = (middle, high) if n_found < n_known else (low, middle)
+        return labels
+
+    def oracle() -> np.ndarray:
+        return max(map(leiden, RESOLUTIONS), key=lambda labels: score(dataset.truth, labels)["ari"])
+
+    def timed(cluster: Callable[[], np.ndarray], earlier: Meter) -> Clusters:
+        with measured() as meter:
+            labels = cluster()
+        return Clusters(labels, earlier + meter)
+
+    gmm = GaussianMixture(n_known, covariance_type="diag", n_init=5, reg_covar=1e-4, random_state=seed)
+    return {
+        "k-means, known K": timed(lambda: KMeans(n_known, n_init=20, random_state=seed).fit_predict(embedding), cost),
+        "GMM, known K": timed(lambda: gmm.fit_predict(embedding), cost),
+        "Leiden, known K": timed(leiden_at_k, cost + graph),
+        "Leiden 1.0, unknown K": timed(lambda: leiden(1.0), cost + graph),
+        "Leiden, oracle": timed(oracle, cost + graph),
+    }
+
+
+def cluster_with(name: str, embed: Callable[[ad.AnnData, int], np.ndarray]) -> Method:
+    """All ways of clustering one embedding."""
+
+    def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+        embedding, cost = cached_embedding(shared, f"{name}-{seed}", lambda: embed(dataset.adata, seed))
+        return cluster_embedding(embedding, cost, dataset, seed)
+
+    return method
+
+
+def true_components(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+    """The best that can be had on simulated data: the most probable component given the true latent variables."""
+    truth, z = dataset.adata.uns["simulation"], dataset.adata.obsm["true_latent"]
+    scaled = (z[:, None] - truth["means"]) / truth["sds"]
+    log_joint = np.log(truth["weights"]) - (0.5 * scaled**2 + np.log(truth["sds"])).sum(-1)
+    posterior = torch.as_tensor(log_joint).softmax(-1).numpy()
+    return {"known K": Clusters(posterior.argmax(1), Meter(), posterior.max(1))}
+
+
+PEERS: dict[str, Method] = {
+    "pca": cluster_with("pca", pca_embedding),
+    "scvi": cluster_with("scvi", scvi_embedding),
+    "drvi": cluster_with("drvi", drvi_embedding),
+    "true components": true_components,
+}
