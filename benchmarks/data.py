@@ -31,6 +31,16 @@ FILES = {
 }
 
 
+#: Simulated counts of eight types, 3,000 cells and 1,000 genes; the options are those of ``rmve.datasets.simulate``.
+SCENARIOS = {
+    "apart": {"separation": 10.0},
+    "overlapping": {"separation": 8.0},
+    "rare": {"separation": 10.0, "imbalance": 0.6},
+    "shallow": {"separation": 10.0, "depth": 300.0},
+    "same-mean": {"separation": 0.0, "shape_contrast": 1.0},
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Counts in ``adata.X``, and the labels to score against in ``truth``."""
@@ -54,11 +64,11 @@ def load(name: str) -> Dataset:
     """A data set by its name.
 
     ``NAME`` is a file of real data, cut to 2,000 variable genes; ``NAME:all`` keeps all genes.
-    ``simulated:SEPARATION:SEED`` is eight types with overlapping components.
+    ``simulated:SCENARIO:SEED`` is one of :data:`SCENARIOS`.
     """
     stem, *options = name.split(":")
     if stem == "simulated":
-        adata = rmve.datasets.simulate(n_clusters=8, separation=float(options[0]), seed=int(options[1]))
+        adata = rmve.datasets.simulate(n_clusters=8, seed=int(options[1]), **SCENARIOS[options[0]])
         return Dataset(name, adata, adata.obs["cell_type"].astype(str).to_numpy())
     adata = ad.read_h5ad(data_folder() / FILES[stem])
     keep = adata.obs["cell_type"].astype(str).to_numpy() != "(none)"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import torch
 from data import Dataset
-from peers import PEERS, QUIET
+from peers import PEERS, QUIET, pca_embedding
 from runs import Clusters, Method, measured
+from sklearn.mixture import GaussianMixture
 
 import rmve
-
 
 #: Training options for a run from many more components than there are types.
 OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
@@ -70,10 +69,39 @@ def rmve_from(n_components: int, plan_kwargs: dict | None = None, **model_kwargs
     return method
 
 
+def gmm_from(n_components: int) -> Method:
+    """A Gaussian mixture on 20 principal components, with more components than types."""
+
+    def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+        with measured() as cost:
+            points = pca_embedding(dataset.adata, seed)[:, :20]
+            mixture = GaussianMixture(n_components, covariance_type="diag", reg_covar=1e-3, random_state=seed)
+            posterior = mixture.fit(points).predict_proba(points)
+        return {f"from {n_components}": Clusters(posterior.argmax(1), cost, posterior.max(1))}
+
+    return method
+
+
+#: What is left out or exchanged, at a known K, an unknown K, or from too many components.
+PARTS = {
+    "no repulsion": {"repulsion": None},
+    "moving repulsion": {"plan_kwargs": {"repulsion_moves": True}},
+    "pairwise": {"repulsion": "pairwise"},
+    "dpp": {"repulsion": "dpp"},
+    "wasserstein": {"repulsion": "wasserstein"},
+    "means": {"repulsion": "means"},
+    "no Potts": {"plan_kwargs": {"potts": 0.0}},
+    "view agreement": {"plan_kwargs": {"agreement": 1.0}},
+    "factorized": {"posterior": "factorized"},
+    "VaDE": {"posterior": "factorized", "repulsion": None, "plan_kwargs": {"potts": 0.0}},
+}
+
 METHODS: dict[str, Method] = {
     "rmve": rmve_method(),
+    **{f"rmve ({name})": rmve_method(**options) for name, options in PARTS.items()},
+    "rmve from 16": rmve_from(16),
     "rmve from 40": rmve_from(40),
-    "rmve from 40 no repulsion": rmve_from(40, repulsion=None),
-    "rmve from 40 moving repulsion": rmve_from(40, {"repulsion_moves": True}),
+    **{f"rmve from 40 ({name})": rmve_from(40, **options) for name, options in PARTS.items()},
+    "gmm from 40": gmm_from(40),
     **PEERS,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from rich.progress import track
 from scores import score
 from sklearn.metrics import adjusted_rand_score
 
+#: Embeddings that several ways of clustering share.
+CACHE = RESULTS / ".embeddings"
 #: Columns that name a run.
 RUN = ["data", "method", "clusters", "seed"]
 PACKAGES = ("rmve", "scvi-tools", "scanpy", "torch", "scikit-learn", "leidenalg", "igraph", "drvi-py", "antipode")
@@ -93,22 +96,29 @@ def cached_embedding(folder: Path, name: str, make: Callable[[], np.ndarray]) ->
 
 
 class Table:
-    """The rows of one benchmark: ``results/NAME.csv``, with the labels of each run in ``results/.NAME/``."""
+    """The rows of one benchmark: ``results/NAME.csv``, with the labels of its runs in ``results/labels/NAME/``.
+
+    The labels are kept so that agreement between seeds, and any other score, can be had without running again.
+    """
 
     def __init__(self, name: str):
-        self.name, self.csv, self.folder = name, RESULTS / f"{name}.csv", RESULTS / f".{name}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.csv, self.labels = name, RESULTS / f"{name}.csv", RESULTS / "labels" / name
+        self.labels.mkdir(parents=True, exist_ok=True)
         self.rows = self._read()
 
     def _read(self) -> pd.DataFrame:
-        rows = pd.read_csv(self.csv) if self.csv.exists() else pd.DataFrame(columns=RUN)
-        # a run counts as done while its clusters are there: in a fresh checkout all are repeated
-        there = [self.label_file(*run).exists() for run in rows[RUN].itertuples(index=False)]
-        return rows[np.array(there, dtype=bool)]
+        return pd.read_csv(self.csv) if self.csv.exists() else pd.DataFrame(columns=RUN)
 
-    def label_file(self, data: str, method: str, clusters: str, seed: int) -> Path:
-        """Where the clusters of a run are kept."""
-        return self.folder / f"{data.replace(':', '-')}_{method}_{clusters}_{seed}.npy".replace(" ", "-")
+    def _label_file(self, data: str, method: str) -> Path:
+        return self.labels / (re.sub(r"[^\w.]+", "-", f"{data}_{method}").strip("-") + ".npz")
+
+    def read_labels(self, data: str, method: str) -> dict[str, np.ndarray]:
+        """Labels of all runs of one method on one data set, by ``"CLUSTERS, seed SEED"``."""
+        path = self._label_file(data, method)
+        if not path.exists():
+            return {}
+        with np.load(path) as stored:
+            return dict(stored)
 
     def missing(self, data: list[str], methods: list[str], seeds: list[int]) -> list[tuple[str, str, int]]:
         """Runs that are asked for and not there."""
@@ -118,23 +128,25 @@ class Table:
     def run(self, data: str, method: str, seed: int, function: Method) -> None:
         """Run one method once and add a row for each of its clusterings."""
         dataset = load(data)
-        shared = self.folder / "embeddings" / data.replace(":", "-")
-        rows = []
-        for name, clusters in function(dataset, seed, shared).items():
-            np.save(self.label_file(data, method, name, seed), pd.factorize(clusters.labels)[0].astype(np.int16))
+        rows, labels = [], {}
+        for name, clusters in function(dataset, seed, CACHE / data.replace(":", "-")).items():
+            labels[f"{name}, seed {seed}"] = pd.factorize(clusters.labels)[0].astype(np.int16)
             rows.append(
                 {"data": data, "method": method, "clusters": name, "seed": seed}
                 | score(dataset.truth, clusters.labels, clusters.confidence)
                 | {"separation": clusters.separation}
                 | asdict(clusters.cost)
             )
+        np.savez_compressed(self._label_file(data, method), **(self.read_labels(data, method) | labels))
         new, old = pd.DataFrame(rows), self._read()  # another process may have written since
         self.rows = pd.concat([old, new], ignore_index=True) if len(old) else new
         self.rows.round(4).to_csv(self.csv, index=False)
 
     def agreement(self, runs: pd.DataFrame) -> float:
         """Mean ARI between the seeds of one method on one data set."""
-        labels = [np.load(self.label_file(*run)) for run in runs[RUN].itertuples(index=False)]
+        first = runs.iloc[0]
+        stored = self.read_labels(first["data"], first["method"])
+        labels = [stored[f"{run.clusters}, seed {run.seed}"] for run in runs.itertuples()]
         pairs = [adjusted_rand_score(a, b) for a, b in combinations(labels, 2)]
         return float(np.mean(pairs)) if pairs else float("nan")
 

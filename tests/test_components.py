@@ -37,16 +37,25 @@ def test_overlap_matrix(three):
     assert overlap[0, 3] == 0
 
 
-def test_relative_overlap():
+def test_graph_overlap():
     """Normalised by what the clusters share with themselves; splitting a cluster at random hardly changes it."""
     confusion = np.array([[8.0, 2.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
-    overlap = components.relative_overlap(confusion, np.array([10, 3, 0]))
+    overlap = components.graph_overlap(confusion, np.array([10, 3, 0]))
     np.testing.assert_allclose(overlap, [[0.0, 1.5 / 4.0, 0.0], [1.5 / 4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     # two halves of the first cluster, each of which has half of every neighbourhood
     halves = np.array([[2.0, 2.0, 1.0], [2.0, 2.0, 1.0], [0.5, 0.5, 2.0]])
-    split = components.relative_overlap(halves, np.array([5, 5, 3]))
+    split = components.graph_overlap(halves, np.array([5, 5, 3]))
     assert split[0, 1] == pytest.approx(1.0)
     assert split[0, 2] == pytest.approx(overlap[0, 1])
+
+
+@pytest.mark.parametrize("mixing", [0.9, 1.1])
+def test_graph_overlap_is_compared_with_chance(mixing):
+    """Below the least share of what a random mixture would give there is none."""
+    sizes = np.array([60.0, 40.0])
+    shared = mixing * components.MIN_MIXING * 60 * 40 / 100
+    confusion = np.array([[60 - shared, shared], [shared, 40 - shared]])
+    assert (components.graph_overlap(confusion, sizes)[0, 1] > 0) == (mixing > 1)
 
 
 def test_merge_tree_by_hand(three):

@@ -166,6 +166,19 @@ def groups():
     return points, truth, init.nearest_neighbors(points, 15, seed=0)
 
 
+def test_center_batches():
+    """Batches get the mean 0 each, and keep their shape; the points given are left alone."""
+    rng = np.random.default_rng(0)
+    batch = rng.integers(3, size=60)
+    points = rng.normal(size=(60, 4)) + 5.0 * batch[:, None]
+    before = points.copy()
+    centered = init.center_batches(points, batch)
+    np.testing.assert_array_equal(points, before)
+    for b in range(3):
+        np.testing.assert_allclose(centered[batch == b].mean(0), 0.0, atol=1e-12)
+        np.testing.assert_allclose(np.cov(centered[batch == b].T), np.cov(points[batch == b].T))
+
+
 @pytest.mark.parametrize("n_clusters", [5, None])
 def test_partition_without_labels(groups, n_clusters):
     """Clear groups are found, whether their number is given or not, and are the same for the same seed."""

@@ -8,6 +8,8 @@ import numpy as np
 
 #: Least overlap by which clusters are merged as overlapping; below it, by distance.
 MIN_OVERLAP = 0.2
+#: Least number of shared neighbours, relative to a random mixture, by which clusters of the start are merged as one.
+MIN_MIXING = 0.3
 
 
 def overlap_matrix(assigned: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
@@ -47,23 +49,33 @@ def overlap_from_confusion(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarr
     return overlap
 
 
-def relative_overlap(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Overlap of two clusters relative to what each shares with itself.
+def graph_overlap(confusion: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Overlap of clusters on a neighbour graph, 0 where they share too few neighbours to be of one kind.
 
     ``o_kl = ½ (C_kl + C_lk) / sqrt(C_kk C_ll)``: the form of ``rho`` in the repulsive prior, with the average over a
-    cell's neighbours in place of the expected kernel. Unlike :func:`overlap_from_confusion` it hardly depends on how
-    finely a type was split.
+    cell's neighbours in place of the expected kernel. It is set to 0 where ``½ (C_kl + C_lk)`` is less than
+    :data:`MIN_MIXING` times ``n_k n_l / n``, which it would be if the cells were mixed at random. The first says which
+    pair is closest, however finely types were split; the second, which compares with chance as modularity does, when
+    to stop.
 
     Parameters
     ----------
     confusion
-        From :func:`confusion_matrix`, shape ``(K, K)``.
+        :func:`confusion_matrix` of clusters and the share of each cluster among a cell's neighbours, shape ``(K, K)``.
     sizes
         Cells in each cluster, shape ``(K,)``; a cluster without cells overlaps with none.
+
+    Returns
+    -------
+    Symmetric matrix of shape ``(K, K)`` with a zero diagonal.
     """
+    shared = 0.5 * (confusion + confusion.T)
     own = np.maximum(np.diag(confusion), 1e-9)
-    overlap = 0.5 * (confusion + confusion.T) / np.sqrt(own[:, None] * own[None])
-    overlap[np.minimum(sizes[:, None], sizes[None]) == 0] = 0.0
+    by_chance = sizes[:, None] * sizes[None] / sizes.sum()
+    overlap = np.where(
+        (shared > 0) & (shared >= MIN_MIXING * by_chance), shared / np.sqrt(own[:, None] * own[None]), 0.0
+    )
+    overlap[by_chance == 0] = 0.0
     np.fill_diagonal(overlap, 0.0)
     return overlap
 

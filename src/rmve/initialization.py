@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.components import cut_tree, merge_tree, n_overlapping_merges, relative_overlap
+from rmve.components import cut_tree, graph_overlap, merge_tree, n_overlapping_merges
 
 #: Cells that principal components are computed from; more are projected, not fitted.
 MAX_PCA_CELLS = 20_000
@@ -25,8 +25,8 @@ MAX_EXACT_NEIGHBORS = 20_000
 CHUNK = 4096
 #: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
 N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
-#: Relative overlap on the neighbour graph from which on two clusters of the start are one.
-MIN_START_OVERLAP = 0.04
+#: Any overlap on the graph counts: :func:`~rmve.components.graph_overlap` is 0 for clusters of different kinds.
+ANY_OVERLAP = float(np.finfo(float).tiny)
 #: Cells that overlap is measured on: in a graph of more, clusters have less of a border, at the same overlap.
 MAX_OVERLAP_CELLS = 10_000
 #: Neighbours of a cell.
@@ -143,6 +143,24 @@ def principal_components(standardize, x, n_components: int, seed: int, max_cells
     return np.concatenate([pca.transform(block) for block in blocks(np.arange(n))])
 
 
+def center_batches(points: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Move the batches onto each other: subtract from each its own mean.
+
+    Crude, and enough for a start: cells of one type, far apart in two batches, would start in two components.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n, p)``.
+    batch
+        Integers, shape ``(n,)``.
+    """
+    centered = np.empty_like(points)
+    for b in np.unique(batch):
+        centered[batch == b] = points[batch == b] - points[batch == b].mean(0)
+    return centered
+
+
 def starting_partition(
     points: np.ndarray,
     graph: sp.csr_matrix,
@@ -154,9 +172,8 @@ def starting_partition(
 
     k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed. Small
     clusters of one type share neighbours, those of different types do not: they are merged by their
-    :func:`~rmve.components.relative_overlap` on the neighbour graph, the most overlapping first. With ``n_clusters``
-    the merges end there (and go on by Ward's criterion if need be); without, when no two overlap by
-    :data:`MIN_START_OVERLAP`. Labelled cells stay in the cluster of their label.
+    :func:`~rmve.components.graph_overlap`, the most overlapping first. With ``n_clusters`` the merges end there (and go
+    on by Ward's criterion if need be); without, when no two overlap. Labelled cells stay in the cluster of their label.
 
     Parameters
     ----------
@@ -213,8 +230,8 @@ def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | N
         member, tree_points = small[rows], points[rows]
         graph = nearest_neighbors(tree_points, N_NEIGHBORS, seed)
     around = graph @ np.eye(n_small, dtype=np.float32)[member]
-    tree = merge_tree(member, around, tree_points, relative_overlap, MIN_START_OVERLAP)
-    n_merges = n_overlapping_merges(tree, MIN_START_OVERLAP) if n_clusters is None else n_small - n_clusters
+    tree = merge_tree(member, around, tree_points, graph_overlap, ANY_OVERLAP)
+    n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else n_small - n_clusters
     belongs = cut_tree(tree, n_small, n_merges)
     return np.unique(belongs[small], return_inverse=True)[1]
 

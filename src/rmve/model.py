@@ -397,6 +397,9 @@ class RMVE(
         neighbors_key = self._setup_arg("neighbors_key")
         if first or neighbors_key is None:
             points = initialization.principal_components(self._pca_input(size_factor), x, N_PCS, seed)
+            if self._setup_arg("batch_key") is not None:
+                batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+                points = initialization.center_batches(points, batch)
             graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
             find = not self.n_components_is_known_ and not self.label_names_
