@@ -14,10 +14,10 @@ ARGS :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs clean
+.PHONY: help venv demo test lint docs bench-quick clean
 
 help: ## list the tasks
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed-test ## make the environment
 
@@ -37,8 +37,13 @@ docs: $(VENV)/.installed-doc ## build the documentation in docs/_build/html
 	rm -rf docs/generated
 	$(VENV)/bin/python -m sphinx --fresh-env -W --keep-going docs docs/_build/html
 
+# One thread, as in the tables; what is there already is not repeated.
+bench-quick: $(VENV)/.installed-bench ## the headline rows of the benchmark, in under 10 minutes
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV)/bin/python benchmarks/clustering.py --name quick --seeds 0 \
+	    --data "pbmc3k,zeisel,simulated:overlapping:0" --methods "rmve,pca,rmve from 40,rmve from 40 (no repulsion)" $(ARGS)
+
 clean: ## remove what the tasks wrote (the environments stay: rm -r .venv*)
-	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb dist rmve_demo*
+	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb dist rmve_demo* benchmarks/results/quick.* benchmarks/results/labels/quick
 	rm -rf .coverage* .hypothesis .pytest_cache .ruff_cache lightning_logs
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

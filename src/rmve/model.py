@@ -72,8 +72,8 @@ class RMVE(
     registry
         Registry of a saved model, instead of ``adata``.
     n_components
-        Number of clusters; ``None`` finds it: the run starts from more components than needed, the repulsion empties
-        redundant ones, and those that still share their cells are merged at the end.
+        Number of clusters; ``None`` finds it: a run starts from as many as do not overlap on the neighbour graph, the
+        repulsion empties redundant ones, and those that share their cells in the end are merged.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
