@@ -306,6 +306,7 @@ class RMVE(
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
+        start: Sequence[int] | None = None,
         **trainer_kwargs,
     ) -> None:
         """Train the model; the arguments are those of scvi-tools' models.
@@ -326,6 +327,9 @@ class RMVE(
             Stop when the bound on the validation cells no longer improves.
         plan_kwargs
             Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
+        start
+            Component of each cell to start from, integers in ``[0, K)``; ``None`` makes a partition of principal
+            components. Labelled cells keep their label.
         **trainer_kwargs
             Passed to scvi-tools' trainer.
 
@@ -347,6 +351,10 @@ class RMVE(
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
+        if start is not None:
+            if self.is_trained_:
+                raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
+            start = check.check_start(start, self.adata.n_obs, self.module.n_components)
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
@@ -358,7 +366,7 @@ class RMVE(
         if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
-        plan_kwargs["data"] = self._training_data()
+        plan_kwargs["data"] = self._training_data(start, with_graph=plan_kwargs.get("potts", 1.0) > 0)
         super().train(
             max_epochs=max_epochs or default_epochs(self.adata.n_obs),
             accelerator=accelerator,
@@ -379,7 +387,7 @@ class RMVE(
         else:
             self.merge_components("auto")  # components that share their cells are one cluster
 
-    def _training_data(self) -> TrainingData:
+    def _training_data(self, start: np.ndarray | None = None, with_graph: bool = True) -> TrainingData:
         """Starting assignment and neighbour graph; on the first call also the module's starting values."""
         module, labels = self.module, self._label_codes()
         x = check.get_matrix(self.adata, self._setup_arg("layer"))
@@ -399,20 +407,25 @@ class RMVE(
             )
         neighbors_key = self._setup_arg("neighbors_key")
         points = None
-        if first or neighbors_key is None:
+        if first or (with_graph and neighbors_key is None):
             points = initialization.principal_components(self._standardizer(size_factor), x, N_PCS, seed)
         if first:
-            partition = initialization.starting_partition(points, module.n_components, seed, labels)
+            if start is None:
+                partition = initialization.starting_partition(points, module.n_components, seed, labels)
+            else:
+                partition = np.where(labels >= 0, labels, start)
             self._start_components(points, partition)
-            start = np.eye(module.n_components, dtype=np.float32)[partition]
+            assignment = np.eye(module.n_components, dtype=np.float32)[partition]
         else:
-            start, _ = self._posterior()
-            start[labels >= 0] = np.eye(module.n_components, dtype=np.float32)[labels[labels >= 0]]
-        if neighbors_key is None:
+            assignment, _ = self._posterior()
+            assignment[labels >= 0] = np.eye(module.n_components, dtype=np.float32)[labels[labels >= 0]]
+        if not with_graph:
+            graph = None
+        elif neighbors_key is None:
             graph = initialization.nearest_neighbors(points, N_NEIGHBORS, seed)
         else:
             graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
-        return TrainingData(start=start, labelled=labels >= 0, graph=graph)
+        return TrainingData(start=assignment, labelled=labels >= 0, graph=graph)
 
     def _standardizer(self, size_factor: np.ndarray | None):
         """The encoder's standardisation as a function of NumPy blocks and their rows."""

@@ -85,9 +85,13 @@ class RMVETrainingPlan(TrainingPlan):
         Weight of ``log q(y|x)`` for labelled cells.
     agreement, view
         Weight of the agreement between two views of a cell, and the function that makes the second view of a
-        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2.
+        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2. While a cell is held to
+        the start or to its label, its view is, too.
     balance
-        Weight of the balance of the average assignment.
+        Weight of the balance of the average assignment, in the joint phase.
+    confidence
+        Weight of the entropy of each cell's assignment, in the joint phase. Equal to ``balance``, the two are the
+        mutual information between a cell and its component.
     dirichlet
         Concentration of the symmetric Dirichlet prior on ``p(y)``.
     estimator
@@ -120,6 +124,7 @@ class RMVETrainingPlan(TrainingPlan):
         agreement: float = 0.0,
         view: Callable[[Tensor], Tensor] | None = None,
         balance: float = 0.0,
+        confidence: float = 0.0,
         dirichlet: float = 1.0,
         estimator: str = "sample",
         momentum: float = 0.5,
@@ -139,7 +144,8 @@ class RMVETrainingPlan(TrainingPlan):
         self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
         self.repulsion_moves = repulsion_moves
         self.alpha, self.agreement, self.view = alpha, agreement, view
-        self.balance, self.dirichlet, self.estimator, self.momentum = balance, dirichlet, estimator, momentum
+        self.balance, self.confidence, self.dirichlet = balance, confidence, dirichlet
+        self.estimator, self.momentum = estimator, momentum
         self.labelled = torch.as_tensor(data.labelled)
         self.any_labelled = bool(data.labelled.any())
         start = torch.as_tensor(data.start, dtype=torch.float32)
@@ -170,6 +176,7 @@ class RMVETrainingPlan(TrainingPlan):
         progress, warmup = self.progress, self.warmup_fraction
         common = {
             "kl_weight": self.final_kl_weight * ramp(progress, 0.0, warmup * self.kl_warmup_fraction),
+            "agreement": self.agreement,
             "dirichlet": self.dirichlet,
             "n_obs": self.n_obs_training or len(self.start),
         }
@@ -186,8 +193,8 @@ class RMVETrainingPlan(TrainingPlan):
         common |= {
             "repulsion": self.repulsion * ramp(progress, warmup, joint * self.repulsion_ramp_fraction),
             "repulsion_moves": self.repulsion_moves,
-            "agreement": self.agreement,
             "balance": self.balance,
+            "confidence": self.confidence,
         }
         if self.any_labelled:
             common |= given | {
