@@ -181,6 +181,31 @@ def test_optimizer_groups(make_plan):
     np.testing.assert_allclose(rates, [[1e-3, 1e-2]] * 8 + [[2.5e-4, 2.5e-3]] * 2)
 
 
+def test_one_cycle(make_plan):
+    """Both rates rise in proportion over a fifth of the run and end at zero."""
+    plan = make_plan(lr=1e-3, mixture_lr=1e-2, lr_schedule="one-cycle")
+    plan._trainer = SimpleNamespace(estimated_stepping_batches=100)
+    configured = plan.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    rates = np.array(rates)
+    np.testing.assert_allclose(rates[:, 1], 10 * rates[:, 0])
+    np.testing.assert_allclose(rates[:20, 0], 1e-3 * np.arange(1, 21) / 20)
+    assert (np.diff(rates[19:, 0]) < 0).all()
+    np.testing.assert_allclose(rates[59, 0], 5e-4)  # half-way down
+    np.testing.assert_allclose(rates[-1, 0], 0.0, atol=1e-12)
+
+
+def test_unknown_schedule(make_plan):
+    """The error lists the schedules there are."""
+    with pytest.raises(ValueError, match="`lr_schedule`.*'one-cycle'"):
+        make_plan(lr_schedule="cosine")
+
+
 def test_frozen_parameters_are_left_out(make_plan):
     """The optimiser gets trainable parameters only, also when the mixture is frozen."""
     plan = make_plan()
