@@ -94,6 +94,8 @@ class RMVE(
         ``"hsic"`` (expected overlap), ``"pairwise"``, ``"dpp"``, ``"wasserstein"``, ``"means"`` or ``None``.
     encode_covariates
         Whether the encoder, too, is told batch and covariates.
+    input_dropout
+        Dropout of the encoder's input.
 
     Raises
     ------
@@ -131,6 +133,7 @@ class RMVE(
         estimator: Literal["sample", "exact", "gumbel"] = "sample",
         repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
         encode_covariates: bool = False,
+        input_dropout: float = 0.2,
     ):
         check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
         check.check_choice("posterior", posterior, POSTERIORS)
@@ -160,6 +163,7 @@ class RMVE(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
+            input_dropout=input_dropout,
             gene_likelihood=gene_likelihood,
             posterior=posterior,
             repulsion=repulsion,
