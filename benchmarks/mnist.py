@@ -193,7 +193,7 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
 
 NOTES = """Mean ± standard deviation over seeds. *accuracy*: under the best one-to-one matching of clusters and digits; *lowest*: the
 worst run; *start*: accuracy of the partition that training starts from, the Leiden communities merged to ten; *CPU
-seconds*: of one thread, start and training, with matrix products in bfloat16.
+seconds*: of one thread, start and training, with matrix products in bfloat16; *no balance*: no confidence either.
 
 Labels were looked at while the rule for merging communities (starts of seeds 0 to 5), deformations, weights, schedule
 and epochs were chosen (runs of seeds 0 and 10). The seeds of the table had no part in that, and no run was left out."""
