@@ -402,10 +402,14 @@ def test_given_start_of_a_trained_model(cells, fit):
 
 
 def test_no_graph_without_potts(cells, plan_options, monkeypatch):
-    """Without the Potts prior no neighbours are looked for."""
-    monkeypatch.setattr("rmve.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed."))
+    """Without the Potts prior training gets no graph, and with a given start no neighbours are looked for."""
     RMVE.setup_anndata(cells)
     assert plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0})["data"].graph is None
+    monkeypatch.setattr("rmve.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed."))
+    start = np.arange(cells.n_obs) % 3
+    data = plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0}, start=start)["data"]
+    assert data.graph is None
+    np.testing.assert_array_equal(data.start.argmax(1), start)
 
 
 def test_default_epochs():
