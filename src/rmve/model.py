@@ -484,6 +484,7 @@ class RMVE(
         check.check_key_added(adata, key_added, registered)
         names = Written(key_added)
         assignment, latent = self._posterior(cells)
+        training = (assignment, latent) if cells is self.adata else self._posterior()
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
         obs = {
             names.cluster: self._hard_labels(assignment, adata.obs_names),
@@ -494,7 +495,8 @@ class RMVE(
         obsm = {names.latent: latent, names.probabilities: columns}
         uns: dict[str, object] = {
             "params": {name: value for name, value in self._parameters().items() if value is not None},
-            "components": self.get_components(),
+            "components": self._component_table(training[0]),
+            "resolutions": self._resolution_table(*training),
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
         if self.spatial_map_ is not None:
