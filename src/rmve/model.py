@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Literal
 
@@ -28,11 +27,11 @@ from rmve._compat import (
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
 from rmve._spatial_mixin import SpatialMixin
+from rmve._stability_mixin import StabilityMixin
 from rmve.dataloading import IndexedDataSplitter
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
-from rmve.stability import Stability, compare_partitions
 from rmve.training import RMVETrainingPlan, TrainingData
 
 #: Most clusters that are found when their number is not given.
@@ -52,6 +51,7 @@ class RMVE(
     PersistenceMixin,
     ClustersMixin,
     SpatialMixin,
+    StabilityMixin,
     RNASeqMixin,
     VAEMixin,
     ArchesMixin,
@@ -527,51 +527,3 @@ class RMVE(
         raise ValueError(
             "`weights='importance'` assumes a standard normal prior, which RMVE does not have. Use `weights='uniform'`."
         )
-
-    # -------------------------------------------------------------- stability
-
-    @classmethod
-    def stability(
-        cls,
-        adata: AnnData,
-        n_runs: int = 5,
-        seeds: Sequence[int] | None = None,
-        train_kwargs: dict | None = None,
-        **model_kwargs,
-    ) -> Stability:
-        """Train several times from different seeds and compare the clusters.
-
-        Parameters
-        ----------
-        adata
-            Set up with :meth:`setup_anndata`.
-        n_runs
-            Number of runs.
-        seeds
-            Seed of each run; ``None`` is ``0, 1, ...``.
-        train_kwargs
-            Passed to :meth:`train`.
-        **model_kwargs
-            Passed to :class:`RMVE`.
-
-        Returns
-        -------
-        Agreement of each pair of runs, consensus clusters and the stability of each cell.
-
-        Raises
-        ------
-        ValueError
-            If ``n_runs`` is below two or does not match ``seeds``.
-        """
-        check.check_positive_int("n_runs", n_runs, minimum=2)
-        seeds = range(n_runs) if seeds is None else seeds
-        if len(seeds) != n_runs:
-            raise ValueError(f"`seeds` has {len(seeds)} entries for `n_runs={n_runs}`.")
-        partitions = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in seeds:
-                torch.manual_seed(seed)
-                model = cls(adata, **model_kwargs)
-                model.train(**(train_kwargs or {}))
-                partitions.append(model.predict().cat.codes.to_numpy())
-        return compare_partitions(partitions, adata.obs_names)
