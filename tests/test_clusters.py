@@ -260,6 +260,15 @@ def test_clusters_that_are_no_cut_are_in_no_row(many):
     assert not many.get_resolutions()["in_use"].any()
 
 
+def test_known_types_are_recommended_though_they_overlap(partly_labelled, monkeypatch):
+    """With labels, no merge is recommended: a known type is a cluster whatever it overlaps with."""
+    tree = partly_labelled._merge_tree(*partly_labelled._posterior())
+    tree[:, 2] = 1.0
+    monkeypatch.setattr(type(partly_labelled), "_merge_tree", lambda *_: tree)
+    table = partly_labelled.get_resolutions()
+    assert table["recommended"].tolist() == [True] + [False] * len(tree)
+
+
 def test_resolutions_of_one_component(cells, fit):
     """A single component has one resolution."""
     table = fit(cells, n_components=1, epochs=2).get_resolutions()

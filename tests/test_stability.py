@@ -249,6 +249,21 @@ def test_stability_of_an_unknown_number(make_cells):
     assert model.n_clusters == 1 or table.loc[table["n_clusters"] == model.n_clusters, "n_found"].item() >= 1
 
 
+def test_stability_with_labels(cells):
+    """Known types are clusters: they are recommended, and the consensus is that of the types."""
+    cells.obs["label"] = cells.obs["cell_type"].astype(str).where(np.arange(cells.n_obs) % 4 > 0, "Unknown")
+    RMVE.setup_anndata(cells, layer="counts", labels_key="label")
+    found = RMVE.stability(cells, n_runs=2, train_kwargs=TRAIN, **OPTIONS)
+    assert found.recommended == 3
+    assert adjusted_rand_score(cells.obs["cell_type"], found.consensus) > 0.9
+
+
+def test_known_types_count_though_they_overlap(runs):
+    """With labels, a run finds all components that hold cells."""
+    labelled = Run(runs[0].assigned, runs[0].cluster_of, runs[0].tree, labelled=True)
+    assert (runs[0].n_found, labelled.n_found) == (3, 5)
+
+
 def test_stability_fails_without_a_trace(cells, unchanged, monkeypatch):
     """When a run fails, data and torch's generator are as before."""
     RMVE.setup_anndata(cells, layer="counts")

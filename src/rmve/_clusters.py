@@ -209,7 +209,8 @@ class ClustersMixin:
         - ``separation``: least Bhattacharyya distance, in nats, between active components of different clusters
           (infinite for one cluster);
         - ``in_use``: whether these are the model's clusters now (in no row, if they are not a cut of the tree);
-        - ``recommended``: the finest clusters that do not overlap, those of ``merge_components("auto")``.
+        - ``recommended``: the finest clusters that do not overlap, those of ``merge_components("auto")``; with labels,
+          the active components.
 
         Notes
         -----
@@ -231,7 +232,8 @@ class ClustersMixin:
         table.insert(0, "n_clusters", np.arange(len(cuts), 0, -1))
         table["separation"] = components.separation_after(tree, self._separations(), active)
         table["in_use"] = [components.same_partition(cut, in_use) for cut in cuts]
-        table["recommended"] = np.arange(len(cuts)) == components.n_overlapping_merges(tree)
+        n_merges = 0 if self.label_names_ else components.n_overlapping_merges(tree)
+        table["recommended"] = np.arange(len(cuts)) == n_merges
         table.index = table.index.astype(str)
         return table
 

@@ -66,5 +66,5 @@ class StabilityMixin:
                 model.train(**(train_kwargs or {}))
                 assignment, latent = model._posterior()
                 tree = model._merge_tree(assignment, latent)
-                runs.append(Run(assignment.argmax(1), model.component_cluster_, tree))
+                runs.append(Run(assignment.argmax(1), model.component_cluster_, tree, bool(model.label_names_)))
         return compare_runs(runs, adata.obs_names)

@@ -29,11 +29,14 @@ class Run:
         Cluster of each component, shape ``(K,)``.
     tree
         Merges of the components, from :func:`rmve.components.merge_tree`.
+    labelled
+        Whether components stand for known types, which are clusters even if they overlap.
     """
 
     assigned: np.ndarray
     cluster_of: np.ndarray
     tree: np.ndarray
+    labelled: bool = False
 
     @property
     def partition(self) -> np.ndarray:
@@ -47,8 +50,8 @@ class Run:
 
     @property
     def n_found(self) -> int:
-        """Clusters that are left when overlapping ones are merged."""
-        return self.n_active - n_overlapping_merges(self.tree)
+        """Clusters that are left when overlapping ones are merged; with labels, components that hold cells."""
+        return self.n_active - (0 if self.labelled else n_overlapping_merges(self.tree))
 
     def cut(self, n_clusters: int) -> np.ndarray:
         """Cluster of each component when the tree is cut at a number of clusters, shape ``(K,)``."""
@@ -200,8 +203,8 @@ def agreement_by_number(runs: Sequence[Run]) -> pd.DataFrame:
 def recommend_number(resolutions: pd.DataFrame, found: Sequence[int]) -> int:
     """Number of clusters to recommend, from runs alone, without labels.
 
-    Among the numbers that at least half of the runs find, or exceed, the largest whose agreement is at least
-    :data:`MIN_SHARE` of the best among them; 1 if the best is below :data:`MIN_AGREEMENT`.
+    Among the numbers that at least half of the runs find, or exceed, the largest whose agreement is at least 0.9 of the
+    best among them; 1 if the best is below 0.5 (:data:`MIN_SHARE` and :data:`MIN_AGREEMENT`).
 
     Parameters
     ----------
@@ -217,8 +220,8 @@ def recommend_number(resolutions: pd.DataFrame, found: Sequence[int]) -> int:
     opinion. So the overlap bounds the number, and agreement lowers it where runs split the cells differently.
 
     It fails where the runs are wrong together. A type that no run keeps apart is not found again, whatever the
-    agreement: compare with runs from more components. A continuum that all runs cut alike counts as clusters. With
-    labels, merging passes over them: known types that overlap are counted as one.
+    agreement: compare with runs from more components. A continuum that all runs cut alike counts as clusters. Where
+    runs find very different numbers, the clusters hardly stand apart, and the number recommended means little.
     """
     limit = sorted(found)[len(found) // 2]
     possible = resolutions[(resolutions["n_clusters"] <= limit) & (resolutions["n_pairs"] > 0)]
