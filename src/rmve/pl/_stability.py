@@ -47,8 +47,8 @@ def stability(
 
     Notes
     -----
-    To see how stable each cell is, write :attr:`rmve.Stability.cell_stability` into ``adata.obs`` and colour any
-    embedding by it.
+    To see how stable each cell is, write :attr:`rmve.Stability.cell_stability` into a column of ``adata.obs`` and give it
+    to :func:`rmve.pl.embedding` as ``color``.
     """
     table, n_runs = stability.resolutions, len(stability.agreement)
     table = table[(table["n_pairs"] > 0) | (table["n_found"] > 0)]
