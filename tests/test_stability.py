@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rmve import RMVE, components, stability
+from rmve import RMVE, components, datasets, stability
 from rmve.stability import Run, agreement_by_number, compare_runs, match_labels, recommend_number
 
 INDEX = pd.Index([f"cell {i}" for i in range(8)])
@@ -232,6 +232,17 @@ def test_stability_from_too_many_components(cells):
     assert found.recommended == 3
     at_three = found.resolutions.set_index("n_clusters").loc[3]
     assert at_three["agreement"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("separation", "expected"), [(8.0, 5), (1.0, 1)])
+def test_recommended_number_of_simulated_clusters(separation, expected):
+    """Of twelve components to start from, as many are recommended as there are clusters that can be told apart."""
+    cells = datasets.simulate(600, 300, n_clusters=5, separation=separation, seed=6)
+    RMVE.setup_anndata(cells, layer="counts")
+    train = {**TRAIN, "max_epochs": 40}
+    found = RMVE.stability(cells, n_runs=3, train_kwargs=train, **{**OPTIONS, "n_components": 12})
+    assert found.recommended == expected
 
 
 def test_stability_of_an_unknown_number(make_cells):
