@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from rmve.initialization import input_statistics
-from rmve.maths.regularization import agreement, balance
+from rmve.maths.regularization import agreement, balance, entropy
 from rmve.maths.repulsion import REPULSIONS, default_bandwidth
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, Objective, RMVEModule
 
@@ -193,17 +193,32 @@ def test_what_the_repulsion_moves(make_module, make_batch, kind, moves):
 
 
 def test_other_terms(make_module, make_batch):
-    """Agreement, balance and the Dirichlet prior add what their formulas say."""
+    """Agreement, balance, confidence and the Dirichlet prior add what their formulas say."""
     module, tensors = make_module(), make_batch()
     inference, generative, plain = run(module, tensors)
     view = torch.ones_like(tensors[X])
-    objective = Objective(agreement=2.0, view=view, balance=0.5, dirichlet=1.5, n_obs=100)
+    objective = Objective(agreement=2.0, view=view, balance=0.5, confidence=0.25, dirichlet=1.5, n_obs=100)
     loss = module.loss(tensors, inference, generative, objective)
     log_q = inference["log_q"]
     expected = plain.loss + 2.0 * agreement(log_q, module.encode(view)["log_q"]).mean()
     expected = expected + 0.5 * balance(log_q.exp().mean(0)) - 0.5 * module.mixture.log_weights.sum() / 100
+    expected = expected + 0.25 * entropy(log_q).mean()
     torch.testing.assert_close(loss.loss, expected)
-    assert set(loss.extra_metrics) == {"agreement", "balance"}
+    assert set(loss.extra_metrics) == {"agreement", "balance", "entropy"}
+
+
+def test_view_of_a_held_cell(make_module, make_batch):
+    """The view of a held cell is compared with its given assignment, that of another with its ``q(y|x)``."""
+    module, tensors = make_module(), make_batch()
+    inference, generative, _ = run(module, tensors)
+    log_q, view = inference["log_q"], torch.ones_like(tensors[X])
+    held, alpha = torch.arange(B) % 3 == 0, torch.ones(B, dtype=log_q.dtype)
+    target = torch.eye(log_q.shape[-1], dtype=log_q.dtype)[torch.arange(B) % log_q.shape[-1]]
+    given = {"held": held, "target": target, "alpha": alpha}
+    loss = module.loss(tensors, inference, generative, Objective(agreement=2.0, view=view, **given))
+    log_q_view = module.encode(view)["log_q"]
+    expected = -(torch.where(held[:, None], target, log_q.exp()) * log_q_view).sum(-1).mean()
+    torch.testing.assert_close(loss.extra_metrics["agreement"], expected.detach())
 
 
 @pytest.mark.parametrize("likelihood", GENE_LIKELIHOODS)

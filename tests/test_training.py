@@ -181,6 +181,31 @@ def test_optimizer_groups(make_plan):
     np.testing.assert_allclose(rates, [[1e-3, 1e-2]] * 8 + [[2.5e-4, 2.5e-3]] * 2)
 
 
+def test_one_cycle(make_plan):
+    """Both rates rise in proportion over a fifth of the run and end at zero."""
+    plan = make_plan(lr=1e-3, mixture_lr=1e-2, lr_schedule="one-cycle")
+    plan._trainer = SimpleNamespace(estimated_stepping_batches=100)
+    configured = plan.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    rates = np.array(rates)
+    np.testing.assert_allclose(rates[:, 1], 10 * rates[:, 0])
+    np.testing.assert_allclose(rates[:20, 0], 1e-3 * np.arange(1, 21) / 20)
+    assert (np.diff(rates[19:, 0]) < 0).all()
+    np.testing.assert_allclose(rates[59, 0], 5e-4)  # half-way down
+    np.testing.assert_allclose(rates[-1, 0], 0.0, atol=1e-12)
+
+
+def test_unknown_schedule(make_plan):
+    """The error lists the schedules there are."""
+    with pytest.raises(ValueError, match="`lr_schedule`.*'one-cycle'"):
+        make_plan(lr_schedule="cosine")
+
+
 def test_frozen_parameters_are_left_out(make_plan):
     """The optimiser gets trainable parameters only, also when the mixture is frozen."""
     plan = make_plan()
@@ -209,6 +234,16 @@ def step(monkeypatch, at):
         return plan.training_step(batch, 0)
 
     return run
+
+
+@pytest.mark.parametrize("progress", [0.1, 0.9])
+def test_information_terms(make_plan, at, progress):
+    """Views agree from the first step; balance and confidence begin with the joint phase."""
+    at(progress)
+    plan = make_plan(agreement=3.0, balance=2.0, confidence=0.5)
+    objective = plan.objective(ROWS, CPU)
+    joint = progress > 0.4
+    assert (objective.agreement, objective.balance, objective.confidence) == (3.0, 2.0 * joint, 0.5 * joint)
 
 
 def test_running_assignments(make_plan, step):
@@ -318,6 +353,59 @@ def test_options_reach_the_plan(cells, monkeypatch):
     np.testing.assert_allclose(data.start.sum(1), 1.0)
     np.testing.assert_allclose(np.asarray(data.graph.sum(1)).ravel(), 1.0, rtol=1e-5)
     assert not data.labelled.any()
+
+
+@pytest.fixture
+def plan_options(monkeypatch):
+    """Call ``train`` up to the plan and return what the plan is given."""
+
+    def run(model, **options) -> dict:
+        seen = {}
+
+        def note(self, module, **kwargs):
+            seen.update(kwargs)
+            raise InterruptedError
+
+        monkeypatch.setattr(RMVETrainingPlan, "__init__", note)
+        with pytest.raises(InterruptedError):
+            model.train(max_epochs=1, **options)
+        return seen
+
+    return run
+
+
+def test_given_start(cells, plan_options):
+    """A given partition is the starting assignment, and the components start at its moments."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    start = np.arange(cells.n_obs) % 2 + 1
+    data = plan_options(model, start=start)["data"]
+    np.testing.assert_array_equal(data.start, np.eye(3)[start])
+    np.testing.assert_allclose(model.module.mixture.log_weights.exp().detach()[1:], 0.5, atol=0.01)
+
+
+def test_labels_come_before_a_given_start(cells, plan_options):
+    """Labelled cells start, and stay, in the component of their label."""
+    cells.obs["known"] = cells.obs["cell_type"].astype(str).where(np.arange(cells.n_obs) < 50, "Unknown")
+    RMVE.setup_anndata(cells, labels_key="known")
+    model = RMVE(cells, n_components=4)
+    data = plan_options(model, start=np.full(cells.n_obs, 3))["data"]
+    assert data.labelled.sum() == 50
+    np.testing.assert_array_equal(data.start.argmax(1) == 3, ~data.labelled)
+
+
+def test_given_start_of_a_trained_model(cells, fit):
+    """A trained model goes on from where it is: a new start is refused."""
+    model = fit(cells, epochs=1)
+    with pytest.raises(ValueError, match="`start` is for the first call"):
+        model.train(max_epochs=1, start=np.zeros(cells.n_obs, dtype=int))
+
+
+def test_no_graph_without_potts(cells, plan_options, monkeypatch):
+    """Without the Potts prior no neighbours are looked for."""
+    monkeypatch.setattr("rmve.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed."))
+    RMVE.setup_anndata(cells)
+    assert plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0})["data"].graph is None
 
 
 def test_default_epochs():

@@ -320,6 +320,24 @@ def test_negative_integers(cells):
         RMVE(cells)
 
 
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (np.zeros(239, dtype=int), r"`start` must be 240 integers.*\(239,\)"),
+        (np.zeros((240, 3), dtype=int), r"`start` must be 240 integers.*\(240, 3\)"),
+        (np.zeros(240), "`start` must be 240 integers.*float64"),
+        (np.full(240, 3), r"`start` must lie in \[0, 3\).*3 to 3"),
+        (np.full(240, -1), r"`start` must lie in \[0, 3\).*-1"),
+    ],
+)
+def test_start_that_does_not_fit(cells, unchanged, start, message):
+    """A starting partition is one component for each cell."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    with unchanged(cells), pytest.raises(ValueError, match=message):
+        model.train(max_epochs=1, start=start)
+
+
 def test_fewer_components_than_labels(cells):
     """Each label needs a component."""
     RMVE.setup_anndata(cells, labels_key="cell_type")

@@ -307,6 +307,24 @@ def check_n_components(n_components: int, n_obs: int | None, n_labels: int) -> N
         raise ValueError(f"`n_components={n_components}` is less than the {n_labels} labels in `labels_key`.")
 
 
+def check_start(start: object, n_obs: int, n_components: int) -> np.ndarray:
+    """Partition to start from, as integers of shape ``(n_obs,)``.
+
+    Raises
+    ------
+    ValueError
+        If it is not one integer in ``[0, n_components)`` for each cell.
+    """
+    start = np.asarray(start)
+    if start.shape != (n_obs,) or start.dtype.kind not in "iu":
+        raise ValueError(
+            f"`start` must be {n_obs} integers, one for each cell, not of shape {start.shape} and type {start.dtype}."
+        )
+    if start.min() < 0 or start.max() >= n_components:
+        raise ValueError(f"`start` must lie in [0, {n_components}); it goes from {start.min()} to {start.max()}.")
+    return start.astype(np.int64)
+
+
 def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
     """Raise unless ``value`` is an integer of at least ``minimum``."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:

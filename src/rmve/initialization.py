@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 from rmve.components import cut_tree, graph_overlap, merge_tree, n_overlapping_merges
@@ -25,6 +27,8 @@ MAX_EXACT_NEIGHBORS = 20_000
 CHUNK = 4096
 #: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
 N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
+#: Partitions made from different small clusters, of which the most typical is taken.
+N_CANDIDATES = 20
 #: Any overlap on the graph counts: :func:`~rmve.components.graph_overlap` is 0 for clusters of different kinds.
 ANY_OVERLAP = float(np.finfo(float).tiny)
 #: Cells that overlap is measured on: in a graph of more, clusters have less of a border, at the same overlap.
@@ -173,7 +177,8 @@ def starting_partition(
     k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed. Small
     clusters of one type share neighbours, those of different types do not: they are merged by their
     :func:`~rmve.components.graph_overlap`, the most overlapping first. With ``n_clusters`` the merges end there (and go
-    on by Ward's criterion if need be); without, when no two overlap. Labelled cells stay in the cluster of their label.
+    on by Ward's criterion if need be); without, when no two overlap. This is done from several sets of small clusters,
+    and the partition that agrees most with the others is taken. Labelled cells stay in the cluster of their label.
 
     Parameters
     ----------
@@ -221,19 +226,27 @@ def starting_partition(
 
 
 def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
-    wanted = n_clusters or 1
-    n_small = max(wanted, min(max(N_SMALL_CLUSTERS, 3 * wanted), len(points) // MIN_SMALL_CELLS))
-    small = KMeans(n_small, n_init=3, random_state=seed).fit_predict(points)
-    member, tree_points = small, points
+    """Of several merged partitions the one that agrees most with the others."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(len(points))
     if len(points) > MAX_OVERLAP_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
-        member, tree_points = small[rows], points[rows]
-        graph = nearest_neighbors(tree_points, N_NEIGHBORS, seed)
-    around = graph @ np.eye(n_small, dtype=np.float32)[member]
-    tree = merge_tree(member, around, tree_points, graph_overlap, ANY_OVERLAP)
-    n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else n_small - n_clusters
-    belongs = cut_tree(tree, n_small, n_merges)
-    return np.unique(belongs[small], return_inverse=True)[1]
+        rows = np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))
+        graph = nearest_neighbors(points[rows], N_NEIGHBORS, seed)
+    wanted = n_clusters or 1
+    n_small = max(wanted, min(max(N_SMALL_CLUSTERS, 3 * wanted), len(rows) // MIN_SMALL_CELLS))
+    candidates = []
+    for _ in range(N_CANDIDATES):
+        small = KMeans(n_small, n_init=1, random_state=int(rng.integers(2**31 - 1))).fit(points[rows])
+        around = graph @ np.eye(n_small, dtype=np.float32)[small.labels_]
+        tree = merge_tree(small.labels_, around, points[rows], graph_overlap, ANY_OVERLAP)
+        n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else len(tree) + 1 - n_clusters
+        candidates.append((small, cut_tree(tree, n_small, max(n_merges, 0))))
+    partitions = [belongs[small.labels_] for small, belongs in candidates]
+    agreement = np.eye(N_CANDIDATES)
+    for i, j in combinations(range(N_CANDIDATES), 2):
+        agreement[i, j] = agreement[j, i] = adjusted_rand_score(partitions[i], partitions[j])
+    small, belongs = candidates[agreement.sum(0).argmax()]
+    return np.unique(belongs[small.predict(points)], return_inverse=True)[1]
 
 
 def partition_moments(points: np.ndarray, partition: np.ndarray, n_clusters: int) -> tuple[np.ndarray, ...]:

@@ -13,7 +13,6 @@ from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
 
 from rmve import _validation as check
-from rmve import initialization
 from rmve._clusters import ClustersMixin
 from rmve._compat import (
     CategoricalJointObsField,
@@ -28,18 +27,17 @@ from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
 from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
+from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
-from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
-from rmve.training import RMVETrainingPlan, TrainingData
+from rmve.module import GENE_LIKELIHOODS, POSTERIORS, RMVEModule
+from rmve.training import RMVETrainingPlan
 
 #: Most clusters that are found when their number is not given.
 MAX_CLUSTERS = 50
 #: Free components beside those of the labels, when only some cells are labelled.
 FREE_COMPONENTS = 10
-#: Principal components for the starting partition and the neighbour graph.
-N_PCS = 20
 
 
 def default_epochs(n_cells: int) -> int:
@@ -52,6 +50,7 @@ class RMVE(
     ClustersMixin,
     SpatialMixin,
     StabilityMixin,
+    StartMixin,
     RNASeqMixin,
     VAEMixin,
     ArchesMixin,
@@ -92,6 +91,8 @@ class RMVE(
         ``"hsic"`` (expected overlap), ``"pairwise"``, ``"dpp"``, ``"wasserstein"``, ``"means"`` or ``None``.
     encode_covariates
         Whether the encoder, too, is told batch and covariates.
+    input_dropout
+        Dropout of the encoder's input.
 
     Raises
     ------
@@ -129,6 +130,7 @@ class RMVE(
         estimator: Literal["sample", "exact", "gumbel"] = "sample",
         repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
         encode_covariates: bool = False,
+        input_dropout: float = 0.2,
     ):
         check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
         check.check_choice("posterior", posterior, POSTERIORS)
@@ -158,6 +160,7 @@ class RMVE(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
+            input_dropout=input_dropout,
             gene_likelihood=gene_likelihood,
             posterior=posterior,
             repulsion=repulsion,
@@ -272,14 +275,6 @@ class RMVE(
         state = self.registry_["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
         return [str(name) for name in state["categorical_mapping"] if name != state["unlabeled_category"]]
 
-    def _label_codes(self) -> np.ndarray:
-        """Component of each labelled cell, -1 for the others."""
-        n_labels = len(self.label_names_)
-        if n_labels == 0:
-            return np.full(self.adata.n_obs, -1)
-        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        return np.where(codes < n_labels, codes, -1)
-
     def _overcomplete(self) -> int:
         """Number of components to start from when the number of clusters is unknown."""
         n_labels = len(self.label_names_)
@@ -304,6 +299,7 @@ class RMVE(
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
+        start: Sequence[int] | None = None,
         **trainer_kwargs,
     ) -> None:
         """Train the model; the arguments are those of scvi-tools' models.
@@ -324,6 +320,9 @@ class RMVE(
             Stop when the bound on the validation cells no longer improves.
         plan_kwargs
             Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
+        start
+            Component of each cell to start from, integers in ``[0, K)``; ``None`` finds a partition. Labelled cells keep
+            their label.
         **trainer_kwargs
             Passed to scvi-tools' trainer.
 
@@ -337,6 +336,9 @@ class RMVE(
         Notes
         -----
         A second call goes on from where the first ended, without a new starting partition.
+
+        If ``n_components`` is given and the cells fall into more clusters than that, a first run with those clusters
+        is merged to ``n_components`` and gives the start: what belongs together shows better in its latent space.
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
@@ -345,6 +347,10 @@ class RMVE(
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
+        if start is not None:
+            if self.is_trained_:
+                raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
+            start = check.check_start(start, self.adata.n_obs, self.module.n_components)
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
@@ -355,15 +361,18 @@ class RMVE(
         if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
-        plan_kwargs["data"] = self._training_data()
+        common = {"max_epochs": max_epochs or default_epochs(self.adata.n_obs), "batch_size": batch_size}
+        common |= {"accelerator": accelerator, "devices": devices}
+        shown = {k: v for k, v in trainer_kwargs.items() if k in ("enable_progress_bar", "enable_model_summary")}
+        data = self._training_data(
+            start, plan_kwargs.get("potts", 1.0) > 0, {**common, **shown, "plan_kwargs": dict(plan_kwargs)}
+        )
+        plan_kwargs["data"] = data
         super().train(
-            max_epochs=max_epochs or default_epochs(self.adata.n_obs),
-            accelerator=accelerator,
-            devices=devices,
+            **common,
             train_size=train_size,
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
             early_stopping=early_stopping,
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
@@ -375,82 +384,6 @@ class RMVE(
             self.number_clusters()
         else:
             self.merge_components("auto")  # components that share their cells are one cluster
-
-    def _training_data(self) -> TrainingData:
-        """Starting assignment and neighbour graph; on the first call also the module's starting values."""
-        module, labels = self.module, self._label_codes()
-        x = check.get_matrix(self.adata, self._setup_arg("layer"))
-        size_factor = None
-        if self._setup_arg("size_factor_key") is not None:
-            size_factor = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
-        seed = int(torch.randint(2**31 - 1, (1,)))
-        first = not self.is_trained_
-        if first:
-            stats = initialization.input_statistics(x, self.gene_likelihood, size_factor)
-            module.set_input_statistics(
-                torch.as_tensor(stats.mean),
-                torch.as_tensor(stats.sd),
-                stats.target_sum,
-                stats.size_factor_scale,
-                torch.as_tensor(stats.output_bias),
-            )
-        neighbors_key = self._setup_arg("neighbors_key")
-        if first or neighbors_key is None:
-            points = initialization.principal_components(self._pca_input(size_factor), x, N_PCS, seed)
-            if self._setup_arg("batch_key") is not None:
-                batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-                points = initialization.center_batches(points, batch)
-            graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
-        if first:
-            find = not self.n_components_is_known_ and not self.label_names_
-            wanted = None if find else module.n_components
-            partition = initialization.starting_partition(points, graph, wanted, seed, labels)
-            if find:
-                self._keep_components(partition.max() + 1)
-            self._start_components(points, partition)
-            start = np.eye(module.n_components, dtype=np.float32)[partition]
-        else:
-            start, _ = self._posterior()
-            start[labels >= 0] = np.eye(module.n_components, dtype=np.float32)[labels[labels >= 0]]
-        if neighbors_key is not None:
-            graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
-        return TrainingData(start=start, labelled=labels >= 0, graph=graph)
-
-    def _keep_components(self, n_components: int) -> None:
-        """Give the module as many components as clusters were found, for good: a loaded model has them, too."""
-        self.module.keep_components(n_components)
-        self.set_clusters(np.arange(n_components))
-        self.init_params_["non_kwargs"]["n_components"] = int(n_components)
-
-    def _pca_input(self, size_factor: np.ndarray | None):
-        """What principal components are made of, as a function of NumPy blocks and their rows.
-
-        The encoder's input times the square root of each gene's standard deviation: half way between covariance, where
-        few genes of high variance rule, and correlation, where the noise of all others does.
-        """
-        module = self.module
-        weight = 1.0 if self.gene_likelihood == "bernoulli" else module.input_sd.sqrt()
-
-        @torch.no_grad()
-        def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            x = torch.from_numpy(block).to(module.device)
-            factor = None
-            if size_factor is not None:
-                factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
-            library = module.log_library(x, factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
-            return (module.standardize(x, library) * weight).cpu().numpy()
-
-        return standardize
-
-    def _start_components(self, points: np.ndarray, partition: np.ndarray) -> None:
-        """Set the mixture to the moments of a partition on the leading principal components, at unit spread."""
-        d = self.module.n_latent
-        leading = np.zeros((len(points), d))
-        width = min(d, points.shape[1])
-        leading[:, :width] = points[:, :width]
-        leading /= np.maximum(leading.std(0), 1e-8)
-        moments = initialization.partition_moments(leading, partition, self.module.n_components)
-        self.module.mixture.set_components(*(torch.as_tensor(m, dtype=torch.float32) for m in moments))
 
     # ------------------------------------------------------------- write-back
 

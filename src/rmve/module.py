@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rmve.maths import likelihoods
 from rmve.maths.estimators import assignment_term, nodes_over_y
 from rmve.maths.gaussians import log_normal
-from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, potts_log_prior
+from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
 from rmve.mixture import GaussianMixture
 
@@ -57,11 +57,14 @@ class Objective:
     #: ``tau``: strength of the repulsion, and whether the expected overlap also pushes means and variances.
     repulsion: float = 0.0
     repulsion_moves: bool = False
-    #: Weight of the agreement with another view of the cells, and that view of the input, shape ``(B, G)``.
+    #: Weight of the agreement with another view of the cells, and that view of the input, shape ``(B, G)``. The view
+    #: of a held cell is compared with its given assignment.
     agreement: float = 0.0
     view: Tensor | None = None
     #: Weight of the balance of the average assignment.
     balance: float = 0.0
+    #: Weight of the entropy of each cell's assignment.
+    confidence: float = 0.0
     #: Concentration of the Dirichlet prior on ``p(y)``, counted once per ``n_obs`` cells.
     dirichlet: float = 1.0
     n_obs: int = 1
@@ -488,11 +491,17 @@ class RMVEModule(BaseModuleClass):
             extra["repulsion"] = penalty
         if objective.agreement > 0:
             log_q_view = self.encode(**self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view}))
-            extra["agreement"] = agreement(log_q, log_q_view["log_q"]).mean()
+            log_target = log_q
+            if objective.held is not None:
+                log_target = torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
+            extra["agreement"] = agreement(log_target, log_q_view["log_q"]).mean()
             loss = loss + objective.agreement * extra["agreement"]
         if objective.balance > 0:
             extra["balance"] = balance(weights)
             loss = loss + objective.balance * extra["balance"]
+        if objective.confidence > 0:
+            extra["entropy"] = entropy(log_q).mean()
+            loss = loss + objective.confidence * extra["entropy"]
         if objective.dirichlet != 1.0:
             loss = loss - dirichlet_log_prior(log_weights, objective.dirichlet) / objective.n_obs
         return LossOutput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,12 +13,14 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from rmve._keys import INDEX_KEY
+from rmve._validation import check_choice
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
 from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
 MIN_USAGE = 1e-3
+LR_SCHEDULES = ("drop", "one-cycle")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ def ramp(progress: float, start: float, length: float) -> float:
     return min(max((progress - start) / length, 0.0), 1.0)
 
 
+def one_cycle(progress: float) -> float:
+    """Factor of a learning rate: linear from 0 to 1 in the first fifth of the run, then down to 0 along a cosine."""
+    rise = 0.2
+    return progress / rise if progress < rise else 0.5 + 0.5 * math.cos(math.pi * ramp(progress, rise, 1.0 - rise))
+
+
 class RMVETrainingPlan(TrainingPlan):
     """Trains :class:`~rmve.module.RMVEModule` in two phases.
 
@@ -64,6 +73,9 @@ class RMVETrainingPlan(TrainingPlan):
         Of AdamW, on the networks only.
     lr_drop, lr_drop_fraction
         In the last ``lr_drop_fraction`` of the run both rates are multiplied by ``lr_drop``.
+    lr_schedule
+        ``"drop"``: as just said. ``"one-cycle"``: both rates rise to their value over the first fifth of the run and fall
+        to zero along a cosine.
     warmup_fraction
         Share of the run in which the assignment is held to the start.
     kl_warmup_fraction
@@ -86,9 +98,13 @@ class RMVETrainingPlan(TrainingPlan):
         Weight of ``log q(y|x)`` for labelled cells.
     agreement, view
         Weight of the agreement between two views of a cell, and the function that makes the second view of a
-        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2.
+        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2. While a cell is held to
+        the start or to its label, its view is, too.
     balance
-        Weight of the balance of the average assignment.
+        Weight of the balance of the average assignment, in the joint phase.
+    confidence
+        Weight of the entropy of each cell's assignment, in the joint phase. Equal to ``balance``, the two are the
+        mutual information between a cell and its component.
     dirichlet
         Concentration of the symmetric Dirichlet prior on ``p(y)``.
     estimator
@@ -107,6 +123,7 @@ class RMVETrainingPlan(TrainingPlan):
         weight_decay: float = 1e-2,
         lr_drop: float = 0.3,
         lr_drop_fraction: float = 0.2,
+        lr_schedule: str = "drop",
         warmup_fraction: float = 1 / 3,
         kl_warmup_fraction: float = 0.7,
         kl_weight: float = 1.0,
@@ -121,6 +138,7 @@ class RMVETrainingPlan(TrainingPlan):
         agreement: float = 0.0,
         view: Callable[[Tensor], Tensor] | None = None,
         balance: float = 0.0,
+        confidence: float = 0.0,
         dirichlet: float = 1.0,
         estimator: str = "sample",
         momentum: float = 0.5,
@@ -133,14 +151,17 @@ class RMVETrainingPlan(TrainingPlan):
                     "a function that returns another view of a batch of cells. Only counts have a default."
                 )
             view = _thin
+        check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
         self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
+        self.lr_schedule = lr_schedule
         self.warmup_fraction, self.kl_warmup_fraction = warmup_fraction, kl_warmup_fraction
         self.final_kl_weight, self.smoothing, self.warmup_alpha = kl_weight, smoothing, warmup_alpha
         self.potts, self.potts_ramp_fraction = potts, potts_ramp_fraction
         self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
         self.repulsion_moves = repulsion_moves
         self.alpha, self.agreement, self.view = alpha, agreement, view
-        self.balance, self.dirichlet, self.estimator, self.momentum = balance, dirichlet, estimator, momentum
+        self.balance, self.confidence, self.dirichlet = balance, confidence, dirichlet
+        self.estimator, self.momentum = estimator, momentum
         self.labelled = torch.as_tensor(data.labelled)
         self.any_labelled = bool(data.labelled.any())
         start = torch.as_tensor(data.start, dtype=torch.float32)
@@ -171,6 +192,7 @@ class RMVETrainingPlan(TrainingPlan):
         progress, warmup = self.progress, self.warmup_fraction
         common = {
             "kl_weight": self.final_kl_weight * ramp(progress, 0.0, warmup * self.kl_warmup_fraction),
+            "agreement": self.agreement,
             "dirichlet": self.dirichlet,
             "n_obs": self.n_obs_training or len(self.start),
         }
@@ -187,8 +209,8 @@ class RMVETrainingPlan(TrainingPlan):
         common |= {
             "repulsion": self.repulsion * ramp(progress, warmup, joint * self.repulsion_ramp_fraction),
             "repulsion_moves": self.repulsion_moves,
-            "agreement": self.agreement,
             "balance": self.balance,
+            "confidence": self.confidence,
         }
         if self.any_labelled:
             common |= given | {
@@ -253,7 +275,7 @@ class RMVETrainingPlan(TrainingPlan):
     # ------------------------------------------------------------ optimizer
 
     def configure_optimizers(self) -> dict:
-        """AdamW with a faster group for the mixture and a step down near the end."""
+        """AdamW with a faster group for the mixture, and the schedule of both rates."""
         mixture = {id(p) for p in self.module.mixture.parameters()}
         trainable = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
@@ -263,9 +285,13 @@ class RMVETrainingPlan(TrainingPlan):
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         total = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.lr_drop if step >= (1.0 - self.lr_drop_fraction) * total else 1.0
-        )
+
+        def factor(step: int) -> float:
+            if self.lr_schedule == "one-cycle":
+                return one_cycle((step + 1) / total)
+            return self.lr_drop if step >= (1.0 - self.lr_drop_fraction) * total else 1.0
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

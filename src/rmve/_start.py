@@ -1,0 +1,143 @@
+"""How a run of RMVE starts: statistics of the input, a partition of the cells, a neighbour graph."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+
+from rmve import _validation as check
+from rmve import initialization
+from rmve.module import COUNT_LIKELIHOODS
+from rmve.training import TrainingData
+
+#: Principal components for the starting partition and the neighbour graph.
+N_PCS = 20
+
+logger = logging.getLogger(__name__)
+
+
+class StartMixin:
+    """Part of :class:`rmve.RMVE` that prepares what training starts from."""
+
+    def _training_data(self, start: np.ndarray | None, with_graph: bool, run: dict) -> TrainingData:
+        """Starting assignment and neighbour graph; on the first call also the module's starting values.
+
+        Parameters
+        ----------
+        start
+            Given partition, shape ``(n,)``, or ``None``.
+        with_graph
+            Whether training uses a neighbour graph.
+        run
+            Arguments of :meth:`rmve.RMVE.train` for a run with finer clusters, if one is needed.
+        """
+        seed, first = int(torch.randint(2**31 - 1, (1,))), not self.is_trained_
+        neighbors_key, labels = self._setup_arg("neighbors_key"), self._label_codes()
+        points = graph = None
+        if first or (with_graph and neighbors_key is None):
+            points = self._points(seed)
+        if (with_graph and neighbors_key is None) or (first and start is None):
+            graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
+        if first:
+            partition = self._partition(points, graph, labels, seed, run) if start is None else start
+            partition = np.where(labels >= 0, labels, partition)
+            self._start_components(points, partition)
+            assignment = np.eye(self.module.n_components, dtype=np.float32)[partition]
+        else:
+            assignment, _ = self._posterior()
+            assignment[labels >= 0] = np.eye(self.module.n_components, dtype=np.float32)[labels[labels >= 0]]
+        if not with_graph:
+            graph = None
+        elif neighbors_key is not None:
+            graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
+        return TrainingData(start=assignment, labelled=labels >= 0, graph=graph)
+
+    def _label_codes(self) -> np.ndarray:
+        """Component of each labelled cell, -1 for the others."""
+        n_labels = len(self.label_names_)
+        if n_labels == 0:
+            return np.full(self.adata.n_obs, -1)
+        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        return np.where(codes < n_labels, codes, -1)
+
+    def _points(self, seed: int) -> np.ndarray:
+        """Principal components of the cells, shape ``(n, p)``; on the first call also the statistics of the input."""
+        x = check.get_matrix(self.adata, self._setup_arg("layer"))
+        size_factor = None
+        if self._setup_arg("size_factor_key") is not None:
+            size_factor = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
+        if not self.is_trained_:
+            stats = initialization.input_statistics(x, self.gene_likelihood, size_factor)
+            self.module.set_input_statistics(
+                torch.as_tensor(stats.mean),
+                torch.as_tensor(stats.sd),
+                stats.target_sum,
+                stats.size_factor_scale,
+                torch.as_tensor(stats.output_bias),
+            )
+        points = initialization.principal_components(self._pca_input(size_factor), x, N_PCS, seed)
+        if self._setup_arg("batch_key") is not None:
+            batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+            points = initialization.center_batches(points, batch)
+        return points
+
+    def _partition(
+        self, points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, seed: int, run: dict
+    ) -> np.ndarray:
+        """Partition to start from; with an unknown number of clusters it also says how many components there are."""
+        n_components = self.module.n_components
+        if self.label_names_:
+            return initialization.starting_partition(points, graph, n_components, seed, labels)
+        found = initialization.starting_partition(points, graph, None, seed)
+        n_found = int(found.max()) + 1
+        if not self.n_components_is_known_:
+            self._keep_components(n_found)
+            return found
+        if n_found <= n_components or n_components == 1:
+            return initialization.starting_partition(points, graph, n_components, seed)
+        logger.info("A run with %d clusters is merged to the %d to start from.", n_found, n_components)
+        finer = type(self)(self.adata, **(self.init_params_["non_kwargs"] | {"n_components": n_found}))
+        finer.train(start=found, **run)
+        if finer.merge_components(None).nunique() <= n_components:
+            return initialization.starting_partition(points, graph, n_components, seed)
+        return finer.merge_components(n_components).cat.codes.to_numpy().astype(int)
+
+    def _keep_components(self, n_components: int) -> None:
+        """Give the module as many components as clusters were found, for good: a loaded model has them, too."""
+        self.module.keep_components(n_components)
+        self.set_clusters(np.arange(n_components))
+        self.init_params_["non_kwargs"]["n_components"] = int(n_components)
+
+    def _pca_input(self, size_factor: np.ndarray | None):
+        """What principal components are made of, as a function of NumPy blocks and their rows.
+
+        The encoder's input times the square root of each gene's standard deviation: half way between covariance, where
+        few genes of high variance rule, and correlation, where the noise of all others does.
+        """
+        module = self.module
+        weight = 1.0 if self.gene_likelihood == "bernoulli" else module.input_sd.sqrt()
+
+        @torch.no_grad()
+        def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            x = torch.from_numpy(block).to(module.device)
+            factor = None
+            if size_factor is not None:
+                factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
+            library = module.log_library(x, factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+            return (module.standardize(x, library) * weight).cpu().numpy()
+
+        return standardize
+
+    def _start_components(self, points: np.ndarray, partition: np.ndarray) -> None:
+        """Set the mixture to the moments of a partition on the leading principal components, at unit spread."""
+        d = self.module.n_latent
+        leading = np.zeros((len(points), d))
+        width = min(d, points.shape[1])
+        leading[:, :width] = points[:, :width]
+        leading /= np.maximum(leading.std(0), 1e-8)
+        moments = initialization.partition_moments(leading, partition, self.module.n_components)
+        self.module.mixture.set_components(*(torch.as_tensor(m, dtype=torch.float32) for m in moments))
