@@ -225,6 +225,59 @@ def test_merge_tree(many):
     assert (tree["distance"] >= 0).all()
 
 
+def test_resolutions(many):
+    """One row for each number of clusters: the merge that led there, what is apart there, and what is in use."""
+    tree, table = many.get_merge_tree(), many.get_resolutions()
+    n_active = len(tree) + 1
+    assert table["n_clusters"].to_list() == list(range(n_active, 0, -1))
+    assert table.iloc[0][["kept", "merged"]].to_list() == [-1, -1]
+    assert table.iloc[0][["overlap", "distance"]].isna().all()
+    merges = table.iloc[1:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(merges[tree.columns], tree)
+    assert table["separation"].is_monotonic_increasing
+    components_ = many.get_components()
+    assert table["separation"].iloc[0] == pytest.approx(components_.loc[components_["active"], "separation"].min())
+    assert np.isinf(table["separation"].iloc[-1])
+
+
+@pytest.mark.parametrize("n_clusters", [1, 3, "auto", None])
+def test_resolution_in_use(many, n_clusters):
+    """The row of the clusters in use follows each merge; the recommended one is that of "auto"."""
+    many.merge_components("auto")
+    recommended = many.n_clusters
+    many.merge_components(n_clusters)
+    table = many.get_resolutions()
+    assert table.loc[table["in_use"], "n_clusters"].to_list() == [many.n_clusters]
+    assert table.loc[table["recommended"], "n_clusters"].to_list() == [recommended]
+
+
+def test_clusters_that_are_no_cut_are_in_no_row(many):
+    """Clusters declared by hand, as many as a cut has but others, are not taken for it."""
+    tree = many.get_merge_tree()
+    by_hand = np.arange(9)
+    by_hand[by_hand == tree["merged"].iloc[-1]] = tree["kept"].iloc[-1]  # what the tree merges last
+    many.set_clusters(np.unique(by_hand, return_inverse=True)[1])
+    assert not many.get_resolutions()["in_use"].any()
+
+
+def test_known_types_are_recommended_though_they_overlap(partly_labelled, monkeypatch):
+    """With labels, no merge is recommended: a known type is a cluster whatever it overlaps with."""
+    tree = partly_labelled._merge_tree(*partly_labelled._posterior())
+    tree[:, 2] = 1.0
+    monkeypatch.setattr(type(partly_labelled), "_merge_tree", lambda *_: tree)
+    table = partly_labelled.get_resolutions()
+    assert table["recommended"].tolist() == [True] + [False] * len(tree)
+
+
+def test_resolutions_of_one_component(cells, fit):
+    """A single component has one resolution."""
+    table = fit(cells, n_components=1, epochs=2).get_resolutions()
+    assert table["n_clusters"].to_list() == [1]
+    assert np.isinf(table["separation"].iloc[0])
+    assert table["in_use"].all()
+    assert table["recommended"].all()
+
+
 @pytest.mark.parametrize(("n", "message"), [(0, "at least 1"), (2.0, "2.0"), (50, "more than the")])
 def test_merging_errors(many, n, message):
     """A number of clusters that cannot be had is refused, and the clusters stay."""

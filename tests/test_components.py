@@ -129,3 +129,26 @@ def test_overlapping_merges_come_first(overlaps, expected):
     tree = np.zeros((len(overlaps), 4))
     tree[:, 2] = overlaps
     assert components.n_overlapping_merges(tree) == expected
+
+
+def test_separation_grows_along_the_tree(three):
+    """The least distance is over pairs of active components in different clusters, and infinite for one cluster."""
+    tree = components.merge_tree(*three)  # 0 and 1, then 0 and 3
+    distance = np.array([[np.inf, 1.0, 0.1, 4.0], [1.0, np.inf, 0.1, 3.0], [0.1, 0.1, np.inf, 0.1], [4.0, 3.0, 0.1, 0]])
+    active = np.array([True, True, False, True])
+    np.testing.assert_array_equal(components.separation_after(tree, distance, active), [1.0, 3.0, np.inf])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ([0, 0, 1], [5, 5, 2], True),
+        ([0, 0, 1], [0, 1, 1], False),
+        ([0, 1, 2], [0, 1, 1], False),
+        ([0, 1, 1], [0, 1, 2], False),
+        ([3], [0], True),
+    ],
+)
+def test_same_partition(first, second, same):
+    """Names of the parts do not matter; a coarser or finer partition is another one."""
+    assert components.same_partition(np.array(first), np.array(second)) is same

@@ -550,6 +550,7 @@ def test_annotate_writes_its_names_and_no_others(model, key_added):
     assert adata.uns[key_added]["params"]["gene_likelihood"] == "nb"
     assert adata.uns[key_added]["params"]["layer"] == "counts"
     pd.testing.assert_frame_equal(adata.uns[key_added]["components"], model.get_components(), atol=1e-6)
+    pd.testing.assert_frame_equal(adata.uns[key_added]["resolutions"], model.get_resolutions(), atol=1e-6)
     assert {"rmve", "scvi-tools", "torch", "anndata"} <= set(adata.uns[key_added]["versions"])
 
 
@@ -579,7 +580,9 @@ def test_annotate_is_idempotent(model, contents, assert_same):
     assert model.adata.obs["rmve"].equals(once["obs"]["rmve"])
 
 
-@pytest.mark.parametrize("step", ["_posterior", "_cluster_probabilities", "get_components", "map_to_space"])
+@pytest.mark.parametrize(
+    "step", ["_posterior", "_cluster_probabilities", "_component_table", "_resolution_table", "map_to_space"]
+)
 def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
     """Whichever step fails, nothing has been written."""
     model.fit_spatial_map(spatial_key="spatial")
@@ -597,6 +600,8 @@ def test_annotate_new_cells(shared, make_cells):
     query = make_cells(n_cells=50, seed=3)
     shared.annotate(query)
     pd.testing.assert_series_equal(query.obs["rmve"], shared.predict(query), check_names=False)
+    pd.testing.assert_frame_equal(query.uns["rmve"]["components"], shared.get_components())
+    pd.testing.assert_frame_equal(query.uns["rmve"]["resolutions"], shared.get_resolutions())
     assert query.obs["rmve"].cat.categories.tolist() == shared.cluster_names_
     assert "rmve" not in shared.adata.obs
 
@@ -639,6 +644,7 @@ def check_round_trip(adata, path, contents, assert_same):
     assert after["params"] == before["params"]
     assert after["versions"] == before["versions"]
     pd.testing.assert_frame_equal(after["components"], before["components"], check_dtype=False)
+    pd.testing.assert_frame_equal(after["resolutions"], before["resolutions"])
     if "spatial_map" in before:
         for name, value in before["spatial_map"].items():
             np.testing.assert_array_equal(after["spatial_map"][name], value)

@@ -160,6 +160,9 @@ class ClustersMixin:
         """
         self._check_if_trained()
         assignment, _ = self._posterior()
+        return self._component_table(assignment)
+
+    def _component_table(self, assignment: np.ndarray) -> pd.DataFrame:
         n_cells = np.bincount(assignment.argmax(1), minlength=assignment.shape[1])
         active = n_cells > 0
         distance = np.where(active[None], self._separations(), np.inf)
@@ -192,6 +195,47 @@ class ClustersMixin:
         frame = frame.astype({"kept": int, "merged": int})
         frame["n_clusters"] = np.arange(len(frame), 0, -1)
         return frame
+
+    def get_resolutions(self) -> pd.DataFrame:
+        """Every number of clusters that merging can give, and what tells the clusters apart there.
+
+        Returns
+        -------
+        Data frame with a row for each cut of :meth:`get_merge_tree`, from the active components down to one cluster:
+
+        - ``n_clusters``: clusters after the cut;
+        - ``kept``, ``merged``: components whose merge led there (-1 in the first row: none);
+        - ``overlap``, ``distance``: of that merge, as in :meth:`get_merge_tree` (NaN in the first row);
+        - ``separation``: least Bhattacharyya distance, in nats, between active components of different clusters
+          (infinite for one cluster);
+        - ``in_use``: whether these are the model's clusters now (in no row, if they are not a cut of the tree);
+        - ``recommended``: the finest clusters that do not overlap, those of ``merge_components("auto")``; with labels,
+          the active components.
+
+        Notes
+        -----
+        The recommendation rests on this one run. :meth:`RMVE.stability` says which of the numbers other runs agree
+        on.
+        """
+        self._check_if_trained()
+        return self._resolution_table(*self._posterior())
+
+    def _resolution_table(self, assignment: np.ndarray, latent: np.ndarray) -> pd.DataFrame:
+        tree = self._merge_tree(assignment, latent)
+        n_components = assignment.shape[1]
+        active = np.bincount(assignment.argmax(1), minlength=n_components) > 0
+        in_use = np.asarray(self.component_cluster_)[active]
+        cuts = [components.cut_tree(tree, n_components, n_merges)[active] for n_merges in range(len(tree) + 1)]
+        first = np.array([[-1, -1, np.nan, np.nan]])
+        table = pd.DataFrame(np.concatenate([first, tree]), columns=["kept", "merged", "overlap", "distance"])
+        table = table.astype({"kept": int, "merged": int})
+        table.insert(0, "n_clusters", np.arange(len(cuts), 0, -1))
+        table["separation"] = components.separation_after(tree, self._separations(), active)
+        table["in_use"] = [components.same_partition(cut, in_use) for cut in cuts]
+        n_merges = 0 if self.label_names_ else components.n_overlapping_merges(tree)
+        table["recommended"] = np.arange(len(cuts)) == n_merges
+        table.index = table.index.astype(str)
+        return table
 
     @torch.inference_mode()
     def _merge_tree(self, assignment: np.ndarray, latent: np.ndarray) -> np.ndarray:

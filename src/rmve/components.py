@@ -156,6 +156,37 @@ def n_overlapping_merges(tree: np.ndarray, min_overlap: float = MIN_OVERLAP) -> 
     return int(np.logical_and.accumulate(tree[:, 2] >= min_overlap).sum())
 
 
+def separation_after(tree: np.ndarray, distance: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Least distance between components of different clusters, at every cut of a tree.
+
+    Parameters
+    ----------
+    tree
+        From :func:`merge_tree`.
+    distance
+        Of each pair of components, shape ``(K, K)``.
+    active
+        Which components hold cells, shape ``(K,)``.
+
+    Returns
+    -------
+    Shape ``(len(tree) + 1,)``: before the first merge, after it, ...; infinite where one cluster is left. It never
+    decreases along the tree.
+    """
+    apart = np.zeros(len(tree) + 1)
+    for n_merges in range(len(tree) + 1):
+        cluster = cut_tree(tree, len(active), n_merges)
+        different = (cluster[:, None] != cluster[None]) & active[:, None] & active[None]
+        apart[n_merges] = np.min(distance, where=different, initial=np.inf)
+    return apart
+
+
+def same_partition(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two partitions of the same elements are equal up to the names of their parts."""
+    pairs = set(zip(first.tolist(), second.tolist(), strict=True))
+    return len(pairs) == len(set(first.tolist())) == len(set(second.tolist()))
+
+
 def order_by_size(assigned: np.ndarray, n_clusters: int) -> np.ndarray:
     """Cluster numbers from the largest to the smallest; equal sizes keep their order."""
     return np.argsort(-np.bincount(assigned, minlength=n_clusters), kind="stable")

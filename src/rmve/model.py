@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
-import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -27,12 +26,12 @@ from rmve._compat import (
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
 from rmve._spatial_mixin import SpatialMixin
+from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import GENE_LIKELIHOODS, POSTERIORS, RMVEModule
-from rmve.stability import Stability, compare_partitions
 from rmve.training import RMVETrainingPlan
 
 #: Most clusters that are found when their number is not given.
@@ -50,6 +49,7 @@ class RMVE(
     PersistenceMixin,
     ClustersMixin,
     SpatialMixin,
+    StabilityMixin,
     StartMixin,
     RNASeqMixin,
     VAEMixin,
@@ -417,6 +417,7 @@ class RMVE(
         check.check_key_added(adata, key_added, registered)
         names = Written(key_added)
         assignment, latent = self._posterior(cells)
+        training = (assignment, latent) if cells is self.adata else self._posterior()
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
         obs = {
             names.cluster: self._hard_labels(assignment, adata.obs_names),
@@ -427,7 +428,8 @@ class RMVE(
         obsm = {names.latent: latent, names.probabilities: columns}
         uns: dict[str, object] = {
             "params": {name: value for name, value in self._parameters().items() if value is not None},
-            "components": self.get_components(),
+            "components": self._component_table(training[0]),
+            "resolutions": self._resolution_table(*training),
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
         if self.spatial_map_ is not None:
@@ -458,51 +460,3 @@ class RMVE(
         raise ValueError(
             "`weights='importance'` assumes a standard normal prior, which RMVE does not have. Use `weights='uniform'`."
         )
-
-    # -------------------------------------------------------------- stability
-
-    @classmethod
-    def stability(
-        cls,
-        adata: AnnData,
-        n_runs: int = 5,
-        seeds: Sequence[int] | None = None,
-        train_kwargs: dict | None = None,
-        **model_kwargs,
-    ) -> Stability:
-        """Train several times from different seeds and compare the clusters.
-
-        Parameters
-        ----------
-        adata
-            Set up with :meth:`setup_anndata`.
-        n_runs
-            Number of runs.
-        seeds
-            Seed of each run; ``None`` is ``0, 1, ...``.
-        train_kwargs
-            Passed to :meth:`train`.
-        **model_kwargs
-            Passed to :class:`RMVE`.
-
-        Returns
-        -------
-        Agreement of each pair of runs, consensus clusters and the stability of each cell.
-
-        Raises
-        ------
-        ValueError
-            If ``n_runs`` is below two or does not match ``seeds``.
-        """
-        check.check_positive_int("n_runs", n_runs, minimum=2)
-        seeds = range(n_runs) if seeds is None else seeds
-        if len(seeds) != n_runs:
-            raise ValueError(f"`seeds` has {len(seeds)} entries for `n_runs={n_runs}`.")
-        partitions = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in seeds:
-                torch.manual_seed(seed)
-                model = cls(adata, **model_kwargs)
-                model.train(**(train_kwargs or {}))
-                partitions.append(model.predict().cat.codes.to_numpy())
-        return compare_partitions(partitions, adata.obs_names)

@@ -72,6 +72,29 @@ def test_any_column_can_be_the_color_without_annotation(cells):
     assert [text.get_text() for text in ax.texts] == ["batch 0"]
 
 
+def test_numbers_are_colored_on_a_scale(annotated):
+    values = np.linspace(0.2, 1.0, annotated.n_obs)
+    values[3] = np.nan
+    annotated.obs["stability"] = values
+    ax = rmve.pl.embedding(annotated, basis="spatial", color="stability")
+    (bar,) = [other for other in ax.figure.axes if other is not ax]
+    assert bar.get_ylim() == pytest.approx((0.2, 1.0))
+    assert not ax.texts
+    pairs = zip(points(ax).get_offsets(), points(ax).get_facecolors(), strict=True)
+    drawn = {tuple(place): tuple(color) for place, color in pairs}
+    where = [tuple(place) for place in annotated.obsm["spatial"]]
+    viridis = plt.get_cmap("viridis")
+    assert drawn[where[0]] == viridis(0.0)
+    assert drawn[where[-1]] == viridis(1.0)
+    assert drawn[where[3]] == to_rgba("#b8b8b8")
+
+
+def test_missing_numbers_and_equal_ones_are_drawn(annotated):
+    for value in (np.nan, 0.5):
+        annotated.obs["stability"] = np.full(annotated.n_obs, value)
+        assert rmve.pl.embedding(annotated, color="stability", confidence=True).has_data()
+
+
 def test_long_names_go_to_a_legend(annotated):
     annotated.obs["named"] = annotated.obs["cell_type"].cat.rename_categories(lambda name: f"cells of type {name}")
     ax = rmve.pl.embedding(annotated, color="named")

@@ -16,6 +16,7 @@ FIGURES = {
     "components": rmve.pl.components,
     "confusion": lambda adata, **kwargs: rmve.pl.confusion(adata, "cell_type", **kwargs),
     "confidence": rmve.pl.confidence,
+    "merge_tree": rmve.pl.merge_tree,
 }
 
 
@@ -24,8 +25,8 @@ def draw(request):
     return FIGURES[request.param]
 
 
-def test_every_public_figure_is_tested_here_or_is_the_history():
-    assert set(rmve.pl.__all__) == {*FIGURES, "history"}
+def test_every_public_figure_is_tested_here_or_takes_no_anndata():
+    assert set(rmve.pl.__all__) == {*FIGURES, "history", "stability"}
 
 
 def test_returns_axes_of_a_new_figure(draw, annotated):

@@ -1,6 +1,7 @@
 """Figures of RMVE's results, from the names that :meth:`rmve.RMVE.annotate` wrote into AnnData alone.
 
-They work the same on an AnnData read back from disk, and leave it as it is.
+They work the same on an AnnData read back from disk, and leave it as it is. Only :func:`history`, of a training, and
+:func:`stability`, of several, take what they draw as their argument.
 """
 
 from rmve.pl._components import components
@@ -8,5 +9,7 @@ from rmve.pl._confidence import confidence
 from rmve.pl._confusion import confusion
 from rmve.pl._embedding import embedding
 from rmve.pl._history import history
+from rmve.pl._merge_tree import merge_tree
+from rmve.pl._stability import stability
 
-__all__ = ["components", "confidence", "confusion", "embedding", "history"]
+__all__ = ["components", "confidence", "confusion", "embedding", "history", "merge_tree", "stability"]

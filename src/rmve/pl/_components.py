@@ -64,7 +64,7 @@ def components(
     axes.barh(rows, used["n_cells"], color=bar_colors, height=0.7)
     for row, n_cells in zip(rows, used["n_cells"], strict=True):
         axes.annotate(f"{n_cells:,}", (n_cells, row), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set(yticks=rows, yticklabels=_row_names(clusters), ylim=(len(used) - 0.4, -0.6), ylabel="cluster")
+    axes.set(yticks=rows, yticklabels=row_names(clusters), ylim=(len(used) - 0.4, -0.6), ylabel="cluster")
     axes.set(xlabel="training cells", title=f"{len(used)} of {len(table)} components in use")
     axes.margins(x=0.15)
     axes.tick_params(left=False)
@@ -78,7 +78,7 @@ def components(
 def _draw_separation(axes: Axes, used: pd.DataFrame, colors: list[str]) -> None:
     """Distances on axes of their own, right of the bars."""
     beside = axes.inset_axes([1.06, 0.0, 0.7, 1.0], sharey=axes)
-    names = dict(zip(used.index, _row_names(used["cluster"].astype(str)), strict=True))
+    names = dict(zip(used.index, row_names(used["cluster"].astype(str)), strict=True))
     distance = used["separation"].to_numpy(dtype=float)
     near = np.flatnonzero(np.isfinite(distance))
     beside.hlines(near, 0, distance[near], color="0.8", linewidth=1.2)
@@ -91,7 +91,7 @@ def _draw_separation(axes: Axes, used: pd.DataFrame, colors: list[str]) -> None:
     despine(beside, "top", "right")
 
 
-def _row_names(clusters: pd.Series) -> list[str]:
+def row_names(clusters: pd.Series) -> list[str]:
     """Name of the cluster, with the component where a cluster has several."""
     several = clusters.duplicated(keep=False)
     return [

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from rmve._keys import DEFAULT_KEY, Written
@@ -28,9 +32,9 @@ def embedding(
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Cells in two dimensions, coloured by cluster.
+    """Cells in two dimensions, coloured by cluster or by a number.
 
-    Names stand at the clusters' medians, moved apart where they would overlap, or in a legend if they are long.
+    Names of clusters stand at the clusters' medians, moved apart where they would overlap, or in a legend if they are long.
 
     Parameters
     ----------
@@ -42,7 +46,8 @@ def embedding(
         Key of ``adata.obsm``, with or without ``X_``. ``None``: ``X_umap`` if there is one, otherwise RMVE's embedding.
         Of RMVE's embedding the first two principal components are drawn, of others the first two columns.
     color
-        Column of ``adata.obs`` with the categories to colour by; ``None`` is the clusters.
+        Column of ``adata.obs`` to colour by: categories, or floating-point numbers, such as
+        :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters.
     confidence
         Whether cells of an uncertain cluster are drawn paler.
     ax
@@ -68,21 +73,25 @@ def embedding(
         require(adata.obs, "obs", names.cluster, key)
         color = names.cluster
     column = require_column(adata, color)
+    is_number = pd.api.types.is_float_dtype(adata.obs[color])
     points, labels = _coordinates(adata, names, basis)
     alpha = np.ones(adata.n_obs)
     if confidence:
         alpha = MIN_ALPHA + (1 - MIN_ALPHA) * np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
 
     categories, codes = column.cat.categories, column.cat.codes.to_numpy()
-    colors = np.array([*palette(adata, color, len(categories)), GREY])  # code -1, without a category, is the last
-    order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
     present = [k for k in range(len(categories)) if (codes == k).any()]
     shown = [str(categories[k]) for k in present]
-    with_legend = max(map(len, shown), default=0) > MAX_NAME
+    with_legend = not is_number and max(map(len, shown), default=0) > MAX_NAME
+    colors = np.array([*palette(adata, color, len(categories)), GREY])  # code -1, without a category, is the last
+    scale = _color_scale(adata.obs[color]) if is_number else None
+    of_cells = colors[codes] if scale is None else scale.to_rgba(adata.obs[color])
+
     axes = new_axes(ax, (7.2 if with_legend else 4.8, 4.4))
+    order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
     axes.scatter(
         *points[order].T,
-        c=colors[codes[order]],
+        c=of_cells[order],
         alpha=alpha[order],
         s=np.clip(25_000 / adata.n_obs, 0.5, 16),
         linewidths=0,
@@ -90,7 +99,9 @@ def embedding(
     )
     axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=color)
     despine(axes, "top", "right")
-    if with_legend:
+    if scale is not None:
+        axes.figure.colorbar(scale, ax=axes, shrink=0.6, aspect=18, pad=0.02).outline.set_visible(False)
+    elif with_legend:
         dots = [Line2D([], [], linestyle="", marker="o", color=colors[k], label=str(categories[k])) for k in present]
         columns = 1 + len(dots) // 20
         axes.legend(handles=dots, frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -98,6 +109,13 @@ def embedding(
         medians = np.array([np.median(points[codes == k], axis=0) for k in present]).reshape(-1, 2)
         write_names(axes, medians, shown)
     return finish(axes, ax, show, save)
+
+
+def _color_scale(values: pd.Series) -> ScalarMappable:
+    """Colours of numbers from the least to the largest; missing ones are grey."""
+    finite = values[np.isfinite(values)]
+    limits = Normalize(finite.min(), finite.max()) if len(finite) else Normalize(0, 1)
+    return ScalarMappable(limits, colormaps["viridis"].with_extremes(bad=GREY))
 
 
 def _coordinates(adata: AnnData, names: Written, basis: str | None) -> tuple[np.ndarray, tuple[str, str]]:

@@ -18,6 +18,8 @@ from rmve._keys import DEFAULT_KEY
 DPI = 200
 #: Colour of cells without a category, and of what is not in focus.
 GREY = "#b8b8b8"
+#: Line at the recommended number of clusters.
+CUT = {"color": "#d55e00", "linestyle": (0, (4, 2)), "linewidth": 1.6}
 
 
 def require(container: Mapping, where: str, name: str, key_added: str) -> object:
