@@ -14,12 +14,9 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import platform
 import random
 import time
 import warnings
-from importlib.metadata import version
-from pathlib import Path
 
 import anndata as ad
 import igraph
@@ -28,8 +25,9 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from clustering import data_folder
+from data import RESULTS, data_folder
 from rich.progress import track
+from runs import to_markdown, versions
 from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -38,7 +36,6 @@ from sklearn.metrics.cluster import contingency_matrix
 import rmve
 from rmve.initialization import nearest_neighbors
 
-RESULTS = Path(__file__).resolve().parent / "results"
 N_IMAGES, SIDE, N_DIGITS, N_NEIGHBORS, BATCH_SIZE = 70_000, 28, 10, 15, 512
 #: Resolution of the communities: low enough for few of them, high enough for more than ten.
 RESOLUTION = 0.5
@@ -199,18 +196,14 @@ and epochs were chosen (prototypes, and runs of seeds 0 to 2 and 10). The seeds 
 had no part in that, and no finished run was left out."""
 
 
-def to_markdown(table: pd.DataFrame) -> str:
+def report(table: pd.DataFrame) -> str:
     """The table with the commands and versions that made it."""
-    lines = ["| " + " | ".join(table.columns) + " |", "|" + "---|" * table.shape[1]]
-    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in table.itertuples(index=False)]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("rmve", "scvi-tools", "torch", "igraph", "pynndescent"))
     commands = [
         f'    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/mnist.py --variants "{",".join(group["variant"])}" '
         f"--seeds {seeds} --max-epochs {epochs}" + (f" --subset {digits}" if digits < N_IMAGES else "")
         for (digits, epochs, seeds), group in table.groupby(["digits", "epochs", "seeds"], sort=False)
     ]
-    parts = ["\n".join(lines), NOTES, "\n".join(commands), f"Python {platform.python_version()}, {versions}"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([to_markdown(table), NOTES, "\n".join(commands), versions()]) + "\n"
 
 
 def main() -> None:
@@ -241,7 +234,7 @@ def main() -> None:
         rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True) if len(rows) else pd.DataFrame([row])
         rows.round(4).to_csv(path, index=False)
     table = summarize(rows)
-    (RESULTS / f"{arguments.name}.md").write_text(to_markdown(table))
+    (RESULTS / f"{arguments.name}.md").write_text(report(table))
     print(table.to_string(index=False))
 
 

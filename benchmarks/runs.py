@@ -26,7 +26,18 @@ from sklearn.metrics import adjusted_rand_score
 CACHE = RESULTS / ".embeddings"
 #: Columns that name a run.
 RUN = ["data", "method", "clusters", "seed"]
-PACKAGES = ("rmve", "scvi-tools", "scanpy", "torch", "scikit-learn", "leidenalg", "igraph", "drvi-py", "antipode")
+PACKAGES = (
+    "rmve",
+    "scvi-tools",
+    "scanpy",
+    "torch",
+    "scikit-learn",
+    "leidenalg",
+    "igraph",
+    "pynndescent",
+    "drvi-py",
+    "harmonypy",
+)
 
 
 @dataclass

@@ -264,6 +264,10 @@ class ClustersMixin:
         self._check_if_trained()
         if n_clusters not in (None, "auto"):
             check_positive_int("n_clusters", n_clusters)
+        return self._merge(n_clusters)
+
+    def _merge(self, n_clusters: int | str | None, at_most: bool = False) -> pd.Series:
+        """:meth:`merge_components`; with ``at_most``, fewer active components than ``n_clusters`` are no error."""
         assignment, latent = self._posterior()
         tree = self._merge_tree(assignment, latent)
         n_active = len(tree) + 1
@@ -271,9 +275,9 @@ class ClustersMixin:
             n_merges = 0
         elif n_clusters == "auto":
             n_merges = components.n_overlapping_merges(tree)
-        elif n_clusters > n_active:
+        elif n_clusters > n_active and not at_most:
             raise ValueError(f"`n_clusters={n_clusters}` is more than the {n_active} components that hold cells.")
         else:
-            n_merges = n_active - n_clusters
+            n_merges = max(n_active - n_clusters, 0)
         self.number_clusters(components.cut_tree(tree, self.module.n_components, n_merges), assignment)
         return self._hard_labels(assignment, self.adata.obs_names)

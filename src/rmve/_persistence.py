@@ -27,7 +27,7 @@ SAVED = (
     "test_indices_",
     "var_names_",
     "label_names_",
-    "n_components_is_known_",
+    "n_clusters_wanted_",
     "component_cluster_",
     "cluster_names_",
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -17,13 +15,11 @@ from rmve.training import TrainingData
 #: Principal components for the starting partition and the neighbour graph.
 N_PCS = 20
 
-logger = logging.getLogger(__name__)
-
 
 class StartMixin:
     """Part of :class:`rmve.RMVE` that prepares what training starts from."""
 
-    def _training_data(self, start: np.ndarray | None, with_graph: bool, run: dict) -> TrainingData:
+    def _training_data(self, start: np.ndarray | None, with_graph: bool) -> TrainingData:
         """Starting assignment and neighbour graph; on the first call also the module's starting values.
 
         Parameters
@@ -32,8 +28,6 @@ class StartMixin:
             Given partition, shape ``(n,)``, or ``None``.
         with_graph
             Whether training uses a neighbour graph.
-        run
-            Arguments of :meth:`rmve.RMVE.train` for a run with finer clusters, if one is needed.
         """
         seed, first = int(torch.randint(2**31 - 1, (1,))), not self.is_trained_
         neighbors_key, labels = self._setup_arg("neighbors_key"), self._label_codes()
@@ -43,7 +37,7 @@ class StartMixin:
         if (with_graph and neighbors_key is None) or (first and start is None):
             graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
-            partition = self._partition(points, graph, labels, seed, run) if start is None else start
+            partition = self._partition(points, graph, labels, seed) if start is None else start
             partition = np.where(labels >= 0, labels, partition)
             self._start_components(points, partition)
             assignment = np.eye(self.module.n_components, dtype=np.float32)[partition]
@@ -85,32 +79,25 @@ class StartMixin:
             points = initialization.center_batches(points, batch)
         return points
 
-    def _partition(
-        self, points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, seed: int, run: dict
-    ) -> np.ndarray:
-        """Partition to start from; with an unknown number of clusters it also says how many components there are."""
+    def _partition(self, points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, seed: int) -> np.ndarray:
+        """Partition to start from; if the cells fall into more clusters than are wanted, into those."""
         n_components = self.module.n_components
         if self.label_names_:
             return initialization.starting_partition(points, graph, n_components, seed, labels)
+        if self.n_clusters_wanted_ == 1:
+            return np.zeros(len(points), dtype=int)
         found = initialization.starting_partition(points, graph, None, seed)
         n_found = int(found.max()) + 1
-        if not self.n_components_is_known_:
-            self._keep_components(n_found)
+        if self.n_clusters_wanted_ is None or n_found > n_components:
+            self._set_n_components(n_found)
             return found
-        if n_found <= n_components or n_components == 1:
-            return initialization.starting_partition(points, graph, n_components, seed)
-        logger.info("A run with %d clusters is merged to the %d to start from.", n_found, n_components)
-        finer = type(self)(self.adata, **(self.init_params_["non_kwargs"] | {"n_components": n_found}))
-        finer.train(start=found, **run)
-        if finer.merge_components(None).nunique() <= n_components:
-            return initialization.starting_partition(points, graph, n_components, seed)
-        return finer.merge_components(n_components).cat.codes.to_numpy().astype(int)
+        return initialization.starting_partition(points, graph, n_components, seed)
 
-    def _keep_components(self, n_components: int) -> None:
+    def _set_n_components(self, n_components: int) -> None:
         """Give the module as many components as clusters were found, for good: a loaded model has them, too."""
-        self.module.keep_components(n_components)
+        self.module.set_n_components(n_components)
         self.set_clusters(np.arange(n_components))
-        self.init_params_["non_kwargs"]["n_components"] = int(n_components)
+        self.init_params_["non_kwargs"]["n_components"] = n_components
 
     def _pca_input(self, size_factor: np.ndarray | None):
         """What principal components are made of, as a function of NumPy blocks and their rows.

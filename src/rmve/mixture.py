@@ -69,11 +69,6 @@ class GaussianMixture(nn.Module):
         """``log p(y|z)`` at points of shape ``(..., d)``; the result has shape ``(..., K)``."""
         return self.log_joint(z).log_softmax(-1)
 
-    def keep(self, n_components: int) -> None:
-        """Drop all but the first components."""
-        for name in ("mean", "log_var", "logits"):
-            setattr(self, name, nn.Parameter(getattr(self, name).detach()[:n_components].clone()))
-
     @torch.no_grad()
     def set_components(self, mean: Tensor, var: Tensor, weights: Tensor) -> None:
         """Overwrite the components, as a starting partition does.

@@ -71,8 +71,10 @@ class RMVE(
     registry
         Registry of a saved model, instead of ``adata``.
     n_components
-        Number of clusters; ``None`` finds it: a run starts from as many as do not overlap on the neighbour graph, the
-        repulsion empties redundant ones, and those that share their cells in the end are merged.
+        Number of components, and of clusters. ``None`` finds it: a run starts from as many as do not overlap on the
+        neighbour graph, the repulsion empties redundant ones, and those that share their cells in the end are merged.
+        If the cells fall into more clusters than ``n_components``, the mixture gets a component for each, and the most
+        overlapping are merged in the end until ``n_components`` clusters are left.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
@@ -143,7 +145,7 @@ class RMVE(
         super().__init__(adata, registry)
         self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
         self.label_names_ = self._label_names()
-        self.n_components_is_known_ = n_components is not None
+        self.n_clusters_wanted_ = n_components
         if n_components is None:
             n_components = self._overcomplete()
         # a saved model may meet fewer cells than it has components
@@ -336,9 +338,6 @@ class RMVE(
         Notes
         -----
         A second call goes on from where the first ended, without a new starting partition.
-
-        If ``n_components`` is given and the cells fall into more clusters than that, a first run with those clusters
-        is merged to ``n_components`` and gives the start: what belongs together shows better in its latent space.
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
@@ -361,18 +360,15 @@ class RMVE(
         if self.is_trained_:
             for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
                 plan_kwargs.setdefault(name, 0.0)
-        common = {"max_epochs": max_epochs or default_epochs(self.adata.n_obs), "batch_size": batch_size}
-        common |= {"accelerator": accelerator, "devices": devices}
-        shown = {k: v for k, v in trainer_kwargs.items() if k in ("enable_progress_bar", "enable_model_summary")}
-        data = self._training_data(
-            start, plan_kwargs.get("potts", 1.0) > 0, {**common, **shown, "plan_kwargs": dict(plan_kwargs)}
-        )
-        plan_kwargs["data"] = data
+        plan_kwargs["data"] = self._training_data(start, with_graph=plan_kwargs.get("potts", 1.0) > 0)
         super().train(
-            **common,
+            max_epochs=max_epochs or default_epochs(self.adata.n_obs),
+            accelerator=accelerator,
+            devices=devices,
             train_size=train_size,
             validation_size=validation_size,
             shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
             early_stopping=early_stopping,
             datasplitter_kwargs=datasplitter_kwargs,
             plan_kwargs=plan_kwargs,
@@ -380,7 +376,11 @@ class RMVE(
         )
         if self.is_query_:  # clusters of new cells are the reference's
             return
-        if self.n_components_is_known_ or self.label_names_ or self.module.repulsion is None:
+        if self.label_names_:
+            self.number_clusters()
+        elif self.n_clusters_wanted_ is not None:
+            self._merge(self.n_clusters_wanted_, at_most=True)
+        elif self.module.repulsion is None:
             self.number_clusters()
         else:
             self.merge_components("auto")  # components that share their cells are one cluster

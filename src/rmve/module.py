@@ -182,23 +182,20 @@ class RMVEModule(BaseModuleClass):
         if self.gene_likelihood == "normal":
             self.log_dispersion.copy_(2.0 * sd.log())
 
-    def keep_components(self, n_components: int) -> None:
-        """Drop all but the first components.
+    def set_n_components(self, n_components: int) -> None:
+        """Change the number of components of a module that is not trained yet.
 
         Parameters
         ----------
         n_components
-            How many to keep.
+            ``K``.
         """
-        self.mixture.keep(n_components)
-        head = nn.Linear(self.y_head.in_features, n_components, device=self.y_head.weight.device)
-        with torch.no_grad():
-            head.weight.copy_(self.y_head.weight[:n_components])
-            head.bias.copy_(self.y_head.bias[:n_components])
-        self.y_head = head
+        device = self.mixture.mean.device
+        self.y_head = nn.Linear(self.y_head.in_features, n_components).to(device)
+        self.mixture = GaussianMixture(n_components, self.n_latent).to(device)
         if self.posterior == "full":
-            self.mean_offset = nn.Parameter(self.mean_offset.detach()[:n_components].clone())
-            self.log_var_offset = nn.Parameter(self.log_var_offset.detach()[:n_components].clone())
+            self.mean_offset = nn.Parameter(torch.zeros(n_components, self.n_latent, device=device))
+            self.log_var_offset = nn.Parameter(torch.zeros(n_components, self.n_latent, device=device))
 
     # ---------------------------------------------------------------- inputs
 
