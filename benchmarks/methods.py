@@ -37,7 +37,7 @@ def read_off(model: rmve.RMVE, cost) -> Clusters:
 
 
 def rmve_method(plan_kwargs: dict | None = None, unknown: bool = True, **model_kwargs) -> Method:
-    """RMVE trained with K, with K unknown, and the latter merged down to K."""
+    """RMVE trained with K and with K unknown."""
 
     def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
         with measured() as cost:
@@ -47,9 +47,6 @@ def rmve_method(plan_kwargs: dict | None = None, unknown: bool = True, **model_k
             with measured() as cost:
                 model = train_rmve(dataset.adata, None, seed, plan_kwargs, **model_kwargs)
             clusters["unknown K"] = read_off(model, cost)
-            if model.n_clusters > dataset.n_known:
-                model.merge_components(dataset.n_known)
-                clusters["unknown K, merged to K"] = read_off(model, cost)
         return clusters
 
     return method
