@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
 import torch
 from data import Dataset
 from peers import PEERS, QUIET
@@ -13,16 +12,20 @@ from runs import Clusters, Method, measured
 
 import rmve
 
-
 #: Training options for a run from many more components than there are types.
 OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
 
 
 def train_rmve(
-    adata: ad.AnnData, n_components: int | None, seed: int, plan_kwargs: dict | None = None, **model_kwargs
+    adata: ad.AnnData,
+    n_components: int | None,
+    seed: int,
+    plan_kwargs: dict | None = None,
+    labels_key: str | None = None,
+    **model_kwargs,
 ) -> rmve.RMVE:
     """One trained model."""
-    rmve.RMVE.setup_anndata(adata)
+    rmve.RMVE.setup_anndata(adata, labels_key=labels_key)
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
     model.train(plan_kwargs=plan_kwargs, **QUIET)
