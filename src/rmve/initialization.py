@@ -1,7 +1,7 @@
 """What training starts from: input statistics, principal components, a partition, a neighbour graph.
 
 A mixture VAE that starts from random assignments collapses onto few components, so a run starts from a partition of
-principal components (labelled cells keep their label). All functions are plain NumPy; labels used for *scoring*
+principal components (labelled cells keep their label, and cells near them on the neighbour graph get it). All functions are plain NumPy; labels used for *scoring*
 never enter here.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.stats import poisson
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -32,6 +33,11 @@ MAX_OVERLAP_CELLS = 10_000
 #: Neighbours of a cell.
 N_NEIGHBORS = 15
 MAX_LLOYD_STEPS = 50
+#: Share of a cell's label that comes from its neighbours, in each step by which labels spread on the graph.
+SPREADING, N_SPREADING_STEPS = 0.9, 20
+#: A cluster is of no known type if so few labelled cells have at most this probability.
+MAX_P_UNLABELLED = 1e-3
+MAX_UNLABELLED_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ def starting_partition(
     n_clusters: int | None,
     seed: int,
     labels: np.ndarray | None = None,
+    n_labels: int | None = None,
 ) -> np.ndarray:
     """Partition of the cells to start from: many small k-means clusters, merged where they overlap.
 
@@ -156,7 +163,11 @@ def starting_partition(
     clusters of one type share neighbours, those of different types do not: they are merged by their
     :func:`~rmve.components.relative_overlap` on the neighbour graph, the most overlapping first. With ``n_clusters``
     the merges end there (and go on by Ward's criterion if need be); without, when no two overlap by
-    :data:`MIN_START_OVERLAP`. Labelled cells stay in the cluster of their label.
+    :data:`MIN_START_OVERLAP`.
+
+    Labelled cells stay in the cluster of their label. Without ``n_clusters``, labels spread to the other cells on the
+    neighbour graph, and clusters that hold too few labelled cells to be of a known type are new: see
+    :func:`unlabelled_clusters`. With it, clusters of the unlabelled cells fill those that no label has.
 
     Parameters
     ----------
@@ -169,7 +180,9 @@ def starting_partition(
     seed
         Of k-means.
     labels
-        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``. Needs ``n_clusters``.
+        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``.
+    n_labels
+        Number of clusters that belong to labels; ``None`` if the largest label has a cell.
 
     Returns
     -------
@@ -177,9 +190,11 @@ def starting_partition(
     """
     if labels is None or (labels < 0).all():
         return _merged_kmeans(points, graph, n_clusters, seed)
-    free = labels < 0
-    if not free.any():
+    if (labels >= 0).all():
         return labels.copy()
+    if n_clusters is None:
+        return _spread_partition(points, graph, seed, labels, n_labels or labels.max() + 1)
+    free = labels < 0
     known = np.unique(labels[~free])
     centers = np.zeros((n_clusters, points.shape[1]))
     for k in known:
@@ -204,19 +219,151 @@ def starting_partition(
 
 
 def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
-    wanted = n_clusters or 1
+    small = _small_clusters(points, n_clusters or 1, seed)
+    return _merge(points, graph, small, n_clusters, seed)
+
+
+def _small_clusters(points: np.ndarray, wanted: int, seed: int) -> np.ndarray:
     n_small = max(wanted, min(max(N_SMALL_CLUSTERS, 3 * wanted), len(points) // MIN_SMALL_CELLS))
-    small = KMeans(n_small, n_init=3, random_state=seed).fit_predict(points)
-    member, tree_points = small, points
-    if len(points) > MAX_OVERLAP_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
-        member, tree_points = small[rows], points[rows]
-        graph = nearest_neighbors(tree_points, N_NEIGHBORS, seed)
-    around = graph @ np.eye(n_small, dtype=np.float32)[member]
-    tree = merge_tree(member, around, tree_points, relative_overlap, MIN_START_OVERLAP)
-    n_merges = n_overlapping_merges(tree, MIN_START_OVERLAP) if n_clusters is None else n_small - n_clusters
+    return KMeans(n_small, n_init=3, random_state=seed).fit_predict(points)
+
+
+def _merge(
+    points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, n_clusters: int | None, seed: int
+) -> np.ndarray:
+    n_small = small.max() + 1
+    tree = _overlap_tree(points, graph, small, seed)
+    n_merges = n_overlapping_merges(tree, MIN_START_OVERLAP) if n_clusters is None else max(0, n_small - n_clusters)
     belongs = cut_tree(tree, n_small, n_merges)
     return np.unique(belongs[small], return_inverse=True)[1]
+
+
+def _overlap_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, seed: int) -> np.ndarray:
+    n_small = small.max() + 1
+    if len(points) > MAX_OVERLAP_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
+        small, points = small[rows], points[rows]
+        graph = nearest_neighbors(points, N_NEIGHBORS, seed)
+    around = graph @ np.eye(n_small, dtype=np.float32)[small]
+    return merge_tree(small, around, points, relative_overlap, MIN_START_OVERLAP)
+
+
+# --------------------------------------------------------------------- labels
+
+
+def _spread_partition(
+    points: np.ndarray, graph: sp.csr_matrix, seed: int, labels: np.ndarray, n_labels: int
+) -> np.ndarray:
+    """Labels spread on the graph; cells of clusters that no label reaches in earnest are new clusters."""
+    known = labels >= 0
+    partition = spread_labels(points, graph, labels, known.astype(np.float32))
+    small = _small_clusters(points, 1, seed)
+    without = unlabelled_clusters(_overlap_tree(points, graph, small, seed), small, labels, partition)
+    new = np.flatnonzero(without[small] & ~known)
+    if len(new) == 0:
+        return partition
+    start = labels.copy()
+    among_new = np.unique(small[new], return_inverse=True)[1]
+    start[new] = n_labels + _merge(points[new], graph[new][:, new], among_new, None, seed)
+    # a cell of a new cluster counts for as much as a cell of a known type does on average
+    partition = spread_labels(points, graph, start, np.where(known, 1.0, known.mean()))
+    partition = np.unique(np.append(np.arange(n_labels), partition), return_inverse=True)[1]
+    return partition[n_labels:]
+
+
+def spread_labels(points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Give each unlabelled cell the label that spreads to it from its neighbours and theirs.
+
+    Zhou et al. (2004), "Learning with local and global consistency". A cell that no label reaches gets that of the
+    nearest mean.
+
+    Parameters
+    ----------
+    points
+        Principal components, shape ``(n, p)``.
+    graph
+        Neighbour graph, shape ``(n, n)``.
+    labels
+        Integers, ``-1`` for unlabelled, shape ``(n,)``.
+    weight
+        How much the label of each cell counts, shape ``(n,)``.
+
+    Returns
+    -------
+    Labels of all cells, shape ``(n,)``; those that were given are kept.
+    """
+    known = np.flatnonzero(labels >= 0)
+    names, codes = np.unique(labels[known], return_inverse=True)
+    mutual = graph + graph.T
+    scale = sp.diags(1.0 / np.sqrt(np.maximum(np.asarray(mutual.sum(1)).ravel(), 1e-9)))
+    mutual = sp.csr_matrix(scale @ mutual @ scale, dtype=np.float32)
+    given = np.zeros((len(labels), len(names)), dtype=np.float32)
+    given[known, codes] = weight[known]
+    spread = given
+    for _ in range(N_SPREADING_STEPS):
+        spread = SPREADING * (mutual @ spread) + given
+    nearest = spread.argmax(1)
+    lost = spread.max(1) == 0
+    if lost.any():
+        centers = np.stack([points[known][codes == k].mean(0) for k in range(len(names))])
+        nearest[lost] = ((centers**2).sum(1) - 2.0 * points[lost] @ centers.T).argmin(1)
+    nearest[known] = codes
+    return names[nearest]
+
+
+def unlabelled_clusters(tree: np.ndarray, small: np.ndarray, labels: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Small clusters that hold too few labelled cells to be of a known type.
+
+    If cells of a type are labelled at random, the labelled ones among some of its cells are about Poisson. The share of
+    cells with a label may differ from type to type, so it is estimated for each, without the cells of clusters found to
+    be new. Small clusters are tested first, then what they merge to on the way up the tree; what was found to be new
+    counts no more further up.
+
+    Parameters
+    ----------
+    tree
+        From :func:`~rmve.components.merge_tree`.
+    small
+        Small cluster of each cell, shape ``(n,)``.
+    labels
+        Type of each cell, ``-1`` for unlabelled, shape ``(n,)``.
+    types
+        Type that each cell would have if there were no new ones, shape ``(n,)``.
+
+    Returns
+    -------
+    Whether each small cluster is of no known type.
+    """
+    known = labels >= 0
+    n_small, n_types = small.max() + 1, types.max() + 1
+    labelled = np.bincount(small[known], minlength=n_small)
+    labelled_of_type = np.bincount(labels[known], minlength=n_types)
+    is_new = np.zeros(n_small, dtype=bool)
+    for _ in range(MAX_UNLABELLED_ROUNDS):
+        share = labelled_of_type / np.maximum(np.bincount(types[known | ~is_new[small]], minlength=n_types), 1)
+        expected = np.bincount(small, weights=share[types], minlength=n_small)
+        before, is_new = is_new, _below_expectation(tree, labelled, expected)
+        if (is_new == before).all():
+            break
+    return is_new
+
+
+def _below_expectation(tree: np.ndarray, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Small clusters in which, or in a union of which, much fewer are found than expected."""
+    found, expected = found.copy(), expected.copy()
+    below, belongs = poisson.cdf(found, expected) <= MAX_P_UNLABELLED, np.arange(len(found))
+    found[below], expected[below] = 0, 0.0
+    for a, b in tree[: n_overlapping_merges(tree, MIN_START_OVERLAP), :2].astype(int):
+        belongs[belongs == b] = a
+        found[a] += found[b]
+        expected[a] += expected[b]
+        if poisson.cdf(found[a], expected[a]) <= MAX_P_UNLABELLED:
+            below[belongs == a] = True
+            found[a], expected[a] = 0, 0.0
+    return below
+
+
+# -------------------------------------------------------------------- moments
 
 
 def partition_moments(points: np.ndarray, partition: np.ndarray, n_clusters: int) -> tuple[np.ndarray, ...]:

@@ -37,8 +37,6 @@ from rmve.training import RMVETrainingPlan, TrainingData
 
 #: Most clusters that are found when their number is not given.
 MAX_CLUSTERS = 50
-#: Free components beside those of the labels, when only some cells are labelled.
-FREE_COMPONENTS = 10
 #: Principal components for the starting partition and the neighbour graph.
 N_PCS = 20
 
@@ -285,9 +283,10 @@ class RMVE(
         n_labels = len(self.label_names_)
         if self.adata is None:
             return max(MAX_CLUSTERS, n_labels)
-        if n_labels:
-            return n_labels + (0 if (self._label_codes() >= 0).all() else FREE_COMPONENTS)
-        return min(MAX_CLUSTERS, max(1, self.adata.n_obs // 10))
+        n_free = min(MAX_CLUSTERS, max(1, self.adata.n_obs // 10))
+        if n_labels and (self._label_codes() >= 0).all():
+            return n_labels
+        return min(n_labels + n_free, max(self.adata.n_obs, n_labels))
 
     # -------------------------------------------------------------- training
 
@@ -399,11 +398,11 @@ class RMVE(
             points = initialization.principal_components(self._pca_input(size_factor), x, N_PCS, seed)
             graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
-            find = not self.n_components_is_known_ and not self.label_names_
-            wanted = None if find else module.n_components
-            partition = initialization.starting_partition(points, graph, wanted, seed, labels)
-            if find:
-                self._keep_components(partition.max() + 1)
+            wanted = module.n_components if self.n_components_is_known_ else None
+            n_labels = len(self.label_names_)
+            partition = initialization.starting_partition(points, graph, wanted, seed, labels, n_labels)
+            if wanted is None:
+                self._keep_components(max(n_labels, partition.max() + 1))
             self._start_components(points, partition)
             start = np.eye(module.n_components, dtype=np.float32)[partition]
         else:
