@@ -212,6 +212,29 @@ def test_few_labels(cells, fit, n_labelled):
     assert (predicted == truth).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("n_components", "given", "repulsion", "warmup"),
+    [(None, {}, 0.0, 0.5), (None, {"repulsion": 2.0, "warmup_fraction": 0.1}, 2.0, 0.1), (4, {}, 5.0, 1 / 3)],
+)
+def test_options_of_a_run_from_labels(cells, fit, monkeypatch, n_components, given, repulsion, warmup):
+    """Where components come from labels, the start is held for longer, without repulsion, if nothing else is asked for."""
+    seen = []
+
+    class Plan(RMVETrainingPlan):
+        def on_train_epoch_start(self):
+            seen.append((self.repulsion, self.warmup_fraction))
+            super().on_train_epoch_start()
+
+    monkeypatch.setattr(RMVE, "_training_plan_cls", Plan)
+    truth = cells.obs["cell_type"].astype(str)
+    cells.obs["label"] = truth.where(np.arange(cells.n_obs) % 2 == 0, "Unknown")
+    setup, train = {"labels_key": "label"}, {"plan_kwargs": given}
+    model = fit(cells, setup, train, n_components=n_components, epochs=1)
+    assert seen == [(repulsion, warmup)]
+    model.train(max_epochs=1, enable_progress_bar=False)
+    assert seen[1] == (repulsion if not given else 0.0, 0.0)
+
+
 def test_found_number_is_saved(cells, fit, tmp_path):
     """A loaded semi-supervised model has as many components as were found."""
     truth = cells.obs["cell_type"].astype(str)

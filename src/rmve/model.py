@@ -37,6 +37,9 @@ from rmve.training import RMVETrainingPlan, TrainingData
 
 #: Most clusters that are found when their number is not given.
 MAX_CLUSTERS = 50
+#: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
+#: others, so it is held for longer.
+FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
 #: Principal components for the starting partition and the neighbour graph.
 N_PCS = 20
 
@@ -61,7 +64,7 @@ class RMVE(
     A variational autoencoder whose latent prior is a Gaussian mixture. ``q(y|x)`` assigns a cell to a component
     and ``q(z|x,y)`` embeds it; a repulsive prior on the components' means and covariances makes redundant ones
     vanish and keeps the rest apart. With labels (``labels_key`` in :meth:`setup_anndata`) it is supervised or
-    semi-supervised, cell by cell, and components beyond the labels stay free for new types.
+    semi-supervised, cell by cell, and types without labels come out as clusters of their own.
 
     Parameters
     ----------
@@ -71,7 +74,9 @@ class RMVE(
         Registry of a saved model, instead of ``adata``.
     n_components
         Number of clusters; ``None`` finds it: the run starts from more components than needed, the repulsion empties
-        redundant ones, and those that still share their cells are merged at the end.
+        redundant ones, and those that still share their cells are merged at the end. With labels, there is one component
+        for each, and one for each cluster that is too poor in labelled cells to be of a known type; the run then does
+        without the repulsion, unless ``plan_kwargs`` of :meth:`train` give its strength.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
@@ -350,10 +355,12 @@ class RMVE(
             raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
-        plan_kwargs = {"estimator": self.estimator} | (plan_kwargs or {})
+        defaults = {"estimator": self.estimator}
+        if self.label_names_ and not self.n_components_is_known_ and (self._label_codes() < 0).any():
+            defaults |= FROM_LABELS
         if self.is_trained_:
-            for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
-                plan_kwargs.setdefault(name, 0.0)
+            defaults |= dict.fromkeys(("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
+        plan_kwargs = defaults | (plan_kwargs or {})
         plan_kwargs["data"] = self._training_data()
         super().train(
             max_epochs=max_epochs or default_epochs(self.adata.n_obs),
