@@ -1,8 +1,8 @@
 """What training starts from: input statistics, principal components, a partition, a neighbour graph.
 
 A mixture VAE that starts from random assignments collapses onto few components, so a run starts from a partition of
-principal components (labelled cells keep their label, and cells near them on the neighbour graph get it). All functions are plain NumPy; labels used for *scoring*
-never enter here.
+principal components (labelled cells keep their label, and cells near them on the neighbour graph get it). All functions
+are plain NumPy; labels used for *scoring* never enter here.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _overlap_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, s
 def _spread_partition(
     points: np.ndarray, graph: sp.csr_matrix, seed: int, labels: np.ndarray, n_labels: int
 ) -> np.ndarray:
-    """Labels spread on the graph; cells of clusters that no label reaches in earnest are new clusters."""
+    """Labels spread on the graph, and clusters with too few labelled cells beside them."""
     known = labels >= 0
     partition = spread_labels(points, graph, labels, known.astype(np.float32))
     small = _small_clusters(points, 1, seed)
