@@ -62,7 +62,7 @@ NOTES = (
     "are of their cluster's commonest type; *known called new*: share of the unlabelled cells of known types that are in a "
     "new cluster; *AUC*: area under the ROC curve for telling cells of hidden types from the others, by the probability of "
     "the new clusters, or of not being of the called type for methods that know no new types; *ARI*: of all unlabelled "
-    "cells. *Seconds*: CPU time from counts to labels."
+    "cells. *Seconds*: CPU time from counts to labels. Rows that the last command does not name come from earlier ones."
 )
 
 
@@ -301,9 +301,10 @@ def main() -> None:
     text = report(run_missing(arguments.name, list(jobs)))
     command = (
         f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/semi_supervised.py --data {arguments.data} "
-        f'--methods "{arguments.methods}" --fractions {arguments.fractions} --seeds {arguments.seeds}'
+        f'--methods "{arguments.methods}" --fractions {arguments.fractions} --seeds {arguments.seeds} '
+        f"--name {arguments.name}"
     )
-    (RESULTS / f"{arguments.name}.md").write_text(f"{text}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n")
+    (RESULTS / f"{arguments.name}.md").write_text(f"{text}\n\n{NOTES}\n\nLast command: `{command}`\n\n{versions()}\n")
     print(text)
 
 
