@@ -18,10 +18,15 @@ OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
 
 
 def train_rmve(
-    adata: ad.AnnData, n_components: int | None, seed: int, plan_kwargs: dict | None = None, **model_kwargs
+    adata: ad.AnnData,
+    n_components: int | None,
+    seed: int,
+    plan_kwargs: dict | None = None,
+    labels_key: str | None = None,
+    **model_kwargs,
 ) -> rmve.RMVE:
     """One trained model."""
-    rmve.RMVE.setup_anndata(adata)
+    rmve.RMVE.setup_anndata(adata, labels_key=labels_key)
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
     model.train(plan_kwargs=plan_kwargs, **QUIET)

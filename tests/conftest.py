@@ -21,6 +21,7 @@ import scipy.sparse as sp
 import torch
 
 from rmve import RMVE
+from rmve.initialization import nearest_neighbors
 
 #: Sizes of the clusters of `make_cells`, as shares of the cells.
 SHARES = (0.45, 0.33, 0.22)
@@ -224,3 +225,12 @@ def unchanged(contents) -> Callable[..., contextlib.AbstractContextManager]:
         _assert_same(before, contents(adata, without_scvi), "adata")
 
     return guard
+
+
+@pytest.fixture
+def groups():
+    """Points around five corners, the corner of each, and their neighbour graph."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(5, size=250)
+    points = 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5))
+    return points, truth, nearest_neighbors(points, 15, seed=0)

@@ -157,15 +157,6 @@ def test_number_of_components_is_limited(counts, shape):
 # ------------------------------------------------------------------ partition
 
 
-@pytest.fixture
-def groups():
-    """Points around five corners, the corner of each, and their neighbour graph."""
-    rng = np.random.default_rng(0)
-    truth = rng.integers(5, size=250)
-    points = 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5))
-    return points, truth, init.nearest_neighbors(points, 15, seed=0)
-
-
 def test_center_batches():
     """Batches get the mean 0 each, and keep their shape; the points given are left alone."""
     rng = np.random.default_rng(0)

@@ -208,15 +208,63 @@ def test_semi_supervised(partly_labelled):
 
 
 def test_semi_supervised_with_unknown_number(cells, fit):
-    """When the number is to be found, labels get their components and others stay free."""
+    """When the number is to be found, labels get their components and a type without labels a new one."""
     labels = cells.obs["cell_type"].astype(str)
     labels[labels == "C"] = "?"
     cells.obs["label"] = labels
     model = fit(cells, {"labels_key": "label", "unlabeled_category": "?"}, n_components=None)
-    assert model.module.n_components > 3
+    assert model.module.n_components == 3
+    assert sorted(model.cluster_names_) == ["A", "B", "new_0"]
     predicted = model.predict().astype(str)
     assert (predicted[labels == "A"] == "A").mean() > 0.9
     assert predicted[labels == "?"].str.startswith("new_").mean() > 0.7
+
+
+@pytest.mark.parametrize("n_labelled", [1, 5])
+def test_few_labels(cells, fit, n_labelled):
+    """With some cells of each type labelled, or just one, no cluster is new and all cells get their type."""
+    truth = cells.obs["cell_type"].astype(str).to_numpy()
+    given = np.concatenate([np.flatnonzero(truth == name)[:n_labelled] for name in "ABC"])
+    cells.obs["label"] = np.where(np.isin(np.arange(cells.n_obs), given), truth, "Unknown")
+    model = fit(cells, {"labels_key": "label"}, n_components=None)
+    assert sorted(model.cluster_names_) == ["A", "B", "C"]
+    predicted = model.predict().astype(str).to_numpy()
+    assert (predicted[given] == truth[given]).all()
+    assert (predicted == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("n_components", "given", "repulsion", "warmup"),
+    [(None, {}, 0.0, 0.5), (None, {"repulsion": 2.0, "warmup_fraction": 0.1}, 2.0, 0.1), (4, {}, 5.0, 1 / 3)],
+)
+def test_options_of_a_run_from_labels(cells, fit, monkeypatch, n_components, given, repulsion, warmup):
+    """Where components come from labels, the start is held for longer, without repulsion, if nothing else is asked for."""
+    seen = []
+
+    class Plan(RMVETrainingPlan):
+        def on_train_epoch_start(self):
+            seen.append((self.repulsion, self.warmup_fraction))
+            super().on_train_epoch_start()
+
+    monkeypatch.setattr(RMVE, "_training_plan_cls", Plan)
+    truth = cells.obs["cell_type"].astype(str)
+    cells.obs["label"] = truth.where(np.arange(cells.n_obs) % 2 == 0, "Unknown")
+    setup, train = {"labels_key": "label"}, {"plan_kwargs": given}
+    model = fit(cells, setup, train, n_components=n_components, epochs=1)
+    assert seen == [(repulsion, warmup)]
+    model.train(max_epochs=1, enable_progress_bar=False)
+    assert seen[1] == (repulsion if not given else 0.0, 0.0)
+
+
+def test_found_number_is_saved(cells, fit, tmp_path):
+    """A loaded semi-supervised model has as many components as were found."""
+    truth = cells.obs["cell_type"].astype(str)
+    cells.obs["label"] = truth.where((truth != "C") & (np.arange(cells.n_obs) % 2 == 0), "Unknown")
+    model = fit(cells, {"labels_key": "label"}, n_components=None, epochs=5)
+    model.save(tmp_path / "m")
+    loaded = RMVE.load(tmp_path / "m", adata=cells)
+    assert loaded.module.n_components == model.module.n_components == 3
+    assert loaded.predict().tolist() == model.predict().tolist()
 
 
 def test_labels_that_are_numbers(cells, fit):

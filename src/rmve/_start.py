@@ -9,6 +9,7 @@ from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import initialization
+from rmve.labels import partition_from_labels
 from rmve.module import COUNT_LIKELIHOODS
 from rmve.training import TrainingData
 
@@ -80,14 +81,22 @@ class StartMixin:
         return points
 
     def _partition(self, points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, seed: int) -> np.ndarray:
-        """Partition to start from; if the cells fall into more clusters than are wanted, into those."""
-        n_components = self.module.n_components
-        if self.label_names_:
+        """Partition to start from; it may ask for another number of components than the module has.
+
+        Without labels, that is the case if none is given, or if the cells fall into more clusters than are wanted; with
+        labels for some cells, there is one for each label and each cluster of no known type.
+        """
+        n_components, n_labels = self.module.n_components, len(self.label_names_)
+        if n_labels and (self.n_clusters_wanted_ is not None or (labels >= 0).all()):
             return initialization.starting_partition(points, graph, n_components, seed, labels)
+        if (labels >= 0).any():
+            found = partition_from_labels(points, graph, seed, labels, n_labels)
+            self._set_n_components(max(n_labels, int(found.max()) + 1))
+            return found
         if self.n_clusters_wanted_ == 1:
             return np.zeros(len(points), dtype=int)
         found = initialization.starting_partition(points, graph, None, seed)
-        n_found = int(found.max()) + 1
+        n_found = max(n_labels, int(found.max()) + 1)
         if self.n_clusters_wanted_ is None or n_found > n_components:
             self._set_n_components(n_found)
             return found

@@ -199,9 +199,9 @@ def starting_partition(
     """
     if labels is None or (labels < 0).all():
         return _merged_kmeans(points, graph, n_clusters, seed)
-    free = labels < 0
-    if not free.any():
+    if (labels >= 0).all():
         return labels.copy()
+    free = labels < 0
     known = np.unique(labels[~free])
     centers = np.zeros((n_clusters, points.shape[1]))
     for k in known:
@@ -225,22 +225,36 @@ def starting_partition(
     return partition
 
 
+def small_clusters(points: np.ndarray, n_clusters: int, seed: int) -> KMeans:
+    """k-means with many more centres than clusters are wanted."""
+    n_small = min(max(N_SMALL_CLUSTERS, 3 * n_clusters), len(points) // MIN_SMALL_CELLS)
+    return KMeans(max(n_clusters, n_small), n_init=1, random_state=seed).fit(points)
+
+
+def overlap_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, seed: int) -> np.ndarray:
+    """Merge tree of small clusters, overlapping ones first; of more than :data:`MAX_OVERLAP_CELLS` cells, a sample."""
+    n_small = small.max() + 1
+    if len(points) > MAX_OVERLAP_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
+        points, small = points[rows], small[rows]
+        graph = nearest_neighbors(points, N_NEIGHBORS, seed)
+    around = graph @ np.eye(n_small, dtype=np.float32)[small]
+    return merge_tree(small, around, points, graph_overlap, ANY_OVERLAP)
+
+
 def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
     """Of several merged partitions the one that agrees most with the others."""
     rng = np.random.default_rng(seed)
-    rows = np.arange(len(points))
+    sample = points
     if len(points) > MAX_OVERLAP_CELLS:
-        rows = np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))
-        graph = nearest_neighbors(points[rows], N_NEIGHBORS, seed)
-    wanted = n_clusters or 1
-    n_small = max(wanted, min(max(N_SMALL_CLUSTERS, 3 * wanted), len(rows) // MIN_SMALL_CELLS))
+        sample = points[np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))]
+        graph = nearest_neighbors(sample, N_NEIGHBORS, seed)
     candidates = []
     for _ in range(N_CANDIDATES):
-        small = KMeans(n_small, n_init=1, random_state=int(rng.integers(2**31 - 1))).fit(points[rows])
-        around = graph @ np.eye(n_small, dtype=np.float32)[small.labels_]
-        tree = merge_tree(small.labels_, around, points[rows], graph_overlap, ANY_OVERLAP)
+        small = small_clusters(sample, n_clusters or 1, int(rng.integers(2**31 - 1)))
+        tree = overlap_tree(sample, graph, small.labels_, seed)
         n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else len(tree) + 1 - n_clusters
-        candidates.append((small, cut_tree(tree, n_small, max(n_merges, 0))))
+        candidates.append((small, cut_tree(tree, small.n_clusters, max(n_merges, 0))))
     partitions = [belongs[small.labels_] for small, belongs in candidates]
     agreement = np.eye(N_CANDIDATES)
     for i, j in combinations(range(N_CANDIDATES), 2):

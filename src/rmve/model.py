@@ -36,8 +36,9 @@ from rmve.training import RMVETrainingPlan
 
 #: Most clusters that are found when their number is not given.
 MAX_CLUSTERS = 50
-#: Free components beside those of the labels, when only some cells are labelled.
-FREE_COMPONENTS = 10
+#: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
+#: others, so it is held for longer.
+FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
 
 
 def default_epochs(n_cells: int) -> int:
@@ -62,7 +63,7 @@ class RMVE(
     A variational autoencoder whose latent prior is a Gaussian mixture. ``q(y|x)`` assigns a cell to a component
     and ``q(z|x,y)`` embeds it; a repulsive prior on the components' means and covariances makes redundant ones
     vanish and keeps the rest apart. With labels (``labels_key`` in :meth:`setup_anndata`) it is supervised or
-    semi-supervised, cell by cell, and components beyond the labels stay free for new types.
+    semi-supervised, cell by cell, and types without labels come out as clusters of their own.
 
     Parameters
     ----------
@@ -74,7 +75,8 @@ class RMVE(
         Number of components, and of clusters. ``None`` finds it: a run starts from as many as do not overlap on the
         neighbour graph, the repulsion empties redundant ones, and those that share their cells in the end are merged.
         If the cells fall into more clusters than ``n_components``, the mixture gets a component for each, and the most
-        overlapping are merged in the end until ``n_components`` clusters are left.
+        overlapping are merged in the end until ``n_components`` clusters are left. With labels, ``None`` is a component
+        for each and for each cluster that is too poor in labelled cells to be of a known type, without repulsion.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
@@ -283,7 +285,7 @@ class RMVE(
         if self.adata is None:
             return max(MAX_CLUSTERS, n_labels)
         if n_labels:
-            return n_labels + (0 if (self._label_codes() >= 0).all() else FREE_COMPONENTS)
+            return n_labels
         return min(MAX_CLUSTERS, max(1, self.adata.n_obs // 10))
 
     # -------------------------------------------------------------- training
@@ -356,10 +358,12 @@ class RMVE(
             raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
-        plan_kwargs = {"estimator": self.estimator} | (plan_kwargs or {})
+        defaults = {"estimator": self.estimator}
+        if self.label_names_ and self.n_clusters_wanted_ is None and (self._label_codes() < 0).any():
+            defaults |= FROM_LABELS
         if self.is_trained_:
-            for name in ("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"):
-                plan_kwargs.setdefault(name, 0.0)
+            defaults |= dict.fromkeys(("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
+        plan_kwargs = defaults | (plan_kwargs or {})
         plan_kwargs["data"] = self._training_data(start, with_graph=plan_kwargs.get("potts", 1.0) > 0)
         super().train(
             max_epochs=max_epochs or default_epochs(self.adata.n_obs),
