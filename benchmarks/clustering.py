@@ -17,7 +17,7 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from data import FILES, RESULTS
+from data import FILES, RESULTS, is_there
 from methods import METHODS
 from runs import Table, run_all, to_markdown, versions
 
@@ -75,7 +75,8 @@ def main() -> None:
         logging.getLogger(logger).setLevel(logging.ERROR)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    table = run_all(arguments.name, METHODS, arguments.data.split(","), arguments.methods.split(","), seeds)
+    data = [name for name in arguments.data.split(",") if is_there(name)]
+    table = run_all(arguments.name, METHODS, data, arguments.methods.split(","), seeds)
     command = (
         f'OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/clustering.py --data "{arguments.data}" '
         f'--methods "{arguments.methods}" --seeds {arguments.seeds} --name {arguments.name}'

@@ -60,6 +60,15 @@ def data_folder() -> Path:
     return Path(os.environ.get("RMVE_DATA", HERE.parents[1] / "shared" / "data"))
 
 
+def is_there(name: str) -> bool:
+    """Whether a data set can be loaded; says so if not."""
+    stem = name.split(":")[0]
+    found = stem == "simulated" or (data_folder() / FILES[stem]).exists()
+    if not found:
+        print(f"Skipping {name}: {data_folder() / FILES[stem]} is not there.")
+    return found
+
+
 def load(name: str) -> Dataset:
     """A data set by its name.
 
