@@ -70,13 +70,18 @@ def main() -> None:
     parser.add_argument("--methods", default="rmve,pca", help=f"of {'; '.join(METHODS)}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--name", default="clustering", help="stem of the files in benchmarks/results")
+    parser.add_argument(
+        "--only-table", action="store_true", help="run nothing, write the table of the runs that are there"
+    )
     arguments = parser.parse_args()
     for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     data = [name for name in arguments.data.split(",") if is_there(name)]
-    table = run_all(arguments.name, METHODS, data, arguments.methods.split(","), seeds)
+    methods = [] if arguments.only_table else arguments.methods.split(",")
+    table = run_all(arguments.name, METHODS, data, methods, seeds)
+    table.rows = table.rows.sort_values(["data", "method", "clusters", "seed"])
     command = (
         f'OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/clustering.py --data "{arguments.data}" '
         f'--methods "{arguments.methods}" --seeds {arguments.seeds} --name {arguments.name}'

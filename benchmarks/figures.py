@@ -45,11 +45,18 @@ def draw_panel(ax: plt.Axes, rows: pd.DataFrame, methods: dict, order: list[str]
         main = name == "RMVE"
         ax.hlines(y, ari["min"], ari["max"], color=color, lw=1.5, alpha=0.6)
         ax.plot(
-            ari["mean"], y, marker, color=color, ms=9 if main else 6, zorder=3 if main else 2, label=name, mec="white"
+            ari["mean"],
+            y,
+            marker,
+            color=color,
+            ms=10 if main else 7.5,
+            zorder=3 if main else 2,
+            label=name,
+            mec="white",
         )
     ax.set(yticks=np.arange(len(order)), yticklabels=order, xlim=(0, 1.03), xlabel="adjusted Rand index")
     ax.invert_yaxis()
-    ax.grid(axis="x", lw=0.5, alpha=0.5)
+    ax.grid(lw=0.5, alpha=0.5)
     ax.spines[["top", "right"]].set_visible(False)
 
 
