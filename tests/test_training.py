@@ -412,6 +412,14 @@ def test_no_graph_without_potts(cells, plan_options, monkeypatch):
     np.testing.assert_array_equal(data.start.argmax(1), start)
 
 
+def test_a_given_start_says_how_many_components(cells, plan_options):
+    """Without a number of components, a given start has as many as the model gets."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells)
+    data = plan_options(model, start=np.arange(cells.n_obs) % 4)["data"]
+    assert model.module.n_components == data.start.shape[1] == 4
+
+
 def test_default_epochs():
     """Fewer cells get more epochs, within limits, and the number never rises with the cells."""
     epochs = [default_epochs(n) for n in (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)]

@@ -39,6 +39,8 @@ class StartMixin:
             graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
             partition = self._partition(points, graph, labels, seed) if start is None else start
+            if start is not None and self.n_clusters_wanted_ is None:
+                self._set_n_components(max(len(self.label_names_), int(start.max()) + 1))
             partition = np.where(labels >= 0, labels, partition)
             self._start_components(points, partition)
             assignment = np.eye(self.module.n_components, dtype=np.float32)[partition]
