@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
 from data import RESULTS, Dataset, load
-from methods import read_off
-from peers import QUIET, cluster_embedding, pca_embedding
-from rich.progress import track
-from runs import CACHE, Clusters, Meter, cached_embedding, measured, to_markdown, versions
+from methods import read_off, train_rmve
+from peers import cluster_embedding, pca_embedding, scvi_embedding
+from runs import CACHE, Clusters, cached_embedding, measured, prepare, run_missing, span, to_markdown, versions
 from scores import score
-
-import rmve
 
 BATCH_KEY = "batch"
 METRICS = ["ARI", "NMI", "silhouette", "cLISI", "iLISI", "kBET", "batch silhouette"]
@@ -45,26 +41,10 @@ def run_rmve(dataset: Dataset, seed: int, shared: Path) -> Embedded:
     """RMVE with its defaults; the embedding is that of the run with K unknown."""
     clusters = {}
     for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
-        rmve.RMVE.setup_anndata(dataset.adata, batch_key=BATCH_KEY)
-        torch.manual_seed(seed)
         with measured() as cost:
-            model = rmve.RMVE(dataset.adata, n_components=n_components)
-            model.train(**QUIET)
+            model = train_rmve(dataset.adata, n_components, seed, setup={"batch_key": BATCH_KEY})
         clusters[name] = read_off(model, cost)
     return model.get_latent_representation(), clusters
-
-
-def scvi_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
-    """scVI with the batch and its defaults."""
-    import scvi
-
-    work = adata.copy()
-    scvi.settings.seed = seed
-    scvi.model.SCVI.setup_anndata(work, batch_key=BATCH_KEY)
-    model = scvi.model.SCVI(work)
-    model.train(**QUIET)
-    scvi.settings.seed = None
-    return model.get_latent_representation()
 
 
 def harmony_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
@@ -93,7 +73,7 @@ def embedding_method(name: str, embed: Callable[[ad.AnnData, int], np.ndarray]) 
 
 METHODS: dict[str, Callable[[Dataset, int, Path], Embedded]] = {
     "rmve": run_rmve,
-    "scvi": embedding_method("scvi-batch", scvi_embedding),
+    "scvi": embedding_method("scvi-batch", partial(scvi_embedding, batch_key=BATCH_KEY)),
     "harmony": embedding_method("harmony", harmony_embedding),
     "pca": embedding_method("pca", pca_embedding),
 }
@@ -128,7 +108,7 @@ def run(data: str, method: str, seed: int) -> list[dict]:
         found = score(dataset.truth, clusters.labels, clusters.confidence)
         row = {"data": data, "method": method, "clusters": name, "seed": seed}
         row |= {"ARI": found["ari"], "NMI": found["nmi"], "n_clusters": found["n_clusters"]}
-        rows.append(row | scores | asdict(clusters.cost or Meter()))
+        rows.append(row | scores | asdict(clusters.cost))
     return rows
 
 
@@ -139,8 +119,9 @@ def summarize(rows: pd.DataFrame) -> pd.DataFrame:
         line = {"data": data, "method": method, "clusters": clusters}
         line |= {name: f"{group[name].mean():.3f}" for name in METRICS}
         line["ARI"] += f" ± {group['ARI'].std(ddof=0):.3f}"
-        used = dict.fromkeys(str(n) for n in (group["n_clusters"].min(), group["n_clusters"].max()))
-        lines.append(line | {"used": "-".join(used), "seconds": f"{group['seconds'].mean():.0f}", "runs": len(group)})
+        lines.append(
+            line | {"used": span(group["n_clusters"]), "seconds": f"{group['seconds'].mean():.0f}", "runs": len(group)}
+        )
     return pd.DataFrame(lines)
 
 
@@ -151,22 +132,14 @@ def main() -> None:
     parser.add_argument("--methods", default="rmve,scvi,harmony,pca", help=f"of {', '.join(METHODS)}")
     parser.add_argument("--seeds", default="0,1,2")
     arguments = parser.parse_args()
-    for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    path = RESULTS / "batches.csv"
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["data", "method", "seed"])
-    done = set(zip(rows["data"], rows["method"], rows["seed"], strict=True))
+    prepare()
     jobs = [
         (data, method, int(seed))
         for seed in arguments.seeds.split(",")
         for data in arguments.data.split(",")
         for method in arguments.methods.split(",")
     ]
-    for job in track([job for job in jobs if job not in done], description="batches"):
-        new = pd.DataFrame(run(*job))
-        rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
-        rows.round(4).to_csv(path, index=False)
+    rows = run_missing("batches", ["data", "method", "seed"], jobs, run)
     rows = rows.sort_values(["data", "method", "clusters", "seed"])
     summary = summarize(rows)
     command = (

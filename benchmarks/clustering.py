@@ -11,15 +11,12 @@ training.
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 
 import numpy as np
 import pandas as pd
-import torch
 from data import FILES, RESULTS, is_there
 from methods import METHODS
-from runs import Table, run_all, to_markdown, versions
+from runs import Table, prepare, run_all, span, to_markdown, versions
 
 NOTES = (
     "Mean ± standard deviation over runs (seeds, and simulated data sets of one kind); *lowest*: the worst run; "
@@ -45,7 +42,7 @@ def summarize(table: Table) -> pd.DataFrame:
                 "lowest": f"{group['ari'].min():.3f}",
                 "NMI": f"{group['nmi'].mean():.3f}",
                 "accuracy": f"{group['accuracy'].mean():.3f}",
-                "used": "-".join(dict.fromkeys(str(n) for n in (group["n_clusters"].min(), group["n_clusters"].max()))),
+                "used": span(group["n_clusters"]),
                 "seeds agree": _number(agree, 3),
                 "ECE": _number(group["ece"].mean(), 3),
                 "separation": _number(group["separation"].mean(), 1),
@@ -74,9 +71,7 @@ def main() -> None:
         "--only-table", action="store_true", help="run nothing, write the table of the runs that are there"
     )
     arguments = parser.parse_args()
-    for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    prepare()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     data = [name for name in arguments.data.split(",") if is_there(name)]
     methods = [] if arguments.only_table else arguments.methods.split(",")

@@ -8,7 +8,7 @@ import anndata as ad
 import torch
 from data import Dataset
 from peers import PEERS, QUIET, pca_embedding
-from runs import Clusters, Method, measured
+from runs import Clusters, Meter, Method, measured
 from sklearn.mixture import GaussianMixture
 
 import rmve
@@ -22,18 +22,18 @@ def train_rmve(
     n_components: int | None,
     seed: int,
     plan_kwargs: dict | None = None,
-    labels_key: str | None = None,
+    setup: dict | None = None,
     **model_kwargs,
 ) -> rmve.RMVE:
-    """One trained model."""
-    rmve.RMVE.setup_anndata(adata, labels_key=labels_key)
+    """One trained model; ``setup`` are options of ``setup_anndata``."""
+    rmve.RMVE.setup_anndata(adata, **(setup or {}))
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
     model.train(plan_kwargs=plan_kwargs, **QUIET)
     return model
 
 
-def read_off(model: rmve.RMVE, cost) -> Clusters:
+def read_off(model: rmve.RMVE, cost: Meter) -> Clusters:
     """Clusters of a trained model with their confidence and separation."""
     soft = model.predict(soft=True)
     used = model.get_components().query("active")
@@ -41,17 +41,15 @@ def read_off(model: rmve.RMVE, cost) -> Clusters:
     return Clusters(model.predict(), cost, soft.to_numpy().max(1), separation)
 
 
-def rmve_method(plan_kwargs: dict | None = None, unknown: bool = True, **model_kwargs) -> Method:
+def rmve_method(plan_kwargs: dict | None = None, **model_kwargs) -> Method:
     """RMVE trained with K and with K unknown."""
 
     def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
-        with measured() as cost:
-            model = train_rmve(dataset.adata, dataset.n_known, seed, plan_kwargs, **model_kwargs)
-        clusters = {"known K": read_off(model, cost)}
-        if unknown:
+        clusters = {}
+        for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
             with measured() as cost:
-                model = train_rmve(dataset.adata, None, seed, plan_kwargs, **model_kwargs)
-            clusters["unknown K"] = read_off(model, cost)
+                model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, **model_kwargs)
+            clusters[name] = read_off(model, cost)
         return clusters
 
     return method

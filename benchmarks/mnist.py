@@ -12,11 +12,9 @@ already are not repeated. ``NAME.md`` is the table made from the rows.
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import random
 import time
-import warnings
 
 import anndata as ad
 import igraph
@@ -26,12 +24,9 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from data import RESULTS, data_folder
-from rich.progress import track
-from runs import to_markdown, versions
-from scipy.optimize import linear_sum_assignment
+from runs import prepare, run_missing, to_markdown, versions
+from scores import matched, score
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
 import rmve
 from rmve.initialization import nearest_neighbors
@@ -62,15 +57,13 @@ VARIANTS = {
 RUN = ["variant", "seed", "digits", "epochs"]
 
 
-def load(subset: int | None) -> tuple[ad.AnnData, np.ndarray]:
+def load(n_digits: int) -> tuple[ad.AnnData, np.ndarray]:
     """Intensities in [0, 1], one row for each digit, and the labels to score against."""
     with np.load(data_folder() / "mnist.npz") as file:
         images = np.concatenate([file["x_train"], file["x_test"]]).reshape(-1, SIDE * SIDE)
         labels = np.concatenate([file["y_train"], file["y_test"]])
-    if subset is not None:
-        rows = np.sort(np.random.default_rng(0).choice(len(images), subset, replace=False))
-        images, labels = images[rows], labels[rows]
-    return ad.AnnData(images.astype(np.float32) / 255), labels
+    rows = np.sort(np.random.default_rng(0).choice(len(images), n_digits, replace=False))
+    return ad.AnnData(images[rows].astype(np.float32) / 255), labels[rows]
 
 
 def deform(x: torch.Tensor) -> torch.Tensor:
@@ -123,15 +116,9 @@ def graph_partition(images: np.ndarray, n_clusters: int, seed: int) -> np.ndarra
     return partition
 
 
-def accuracy(truth: np.ndarray, clusters: np.ndarray) -> float:
-    """Share of digits in the cluster of their label, under the best one-to-one matching."""
-    counts = contingency_matrix(truth, clusters)
-    return counts[linear_sum_assignment(-counts)].sum() / len(truth)
-
-
-def run(variant: str, seed: int, epochs: int, subset: int | None) -> dict:
+def run(variant: str, seed: int, n_digits: int, epochs: int) -> dict:
     """One run: a row of scores."""
-    adata, truth = load(subset)
+    adata, truth = load(n_digits)
     begin = time.process_time()
     start = graph_partition(adata.X, N_DIGITS, seed)
     rmve.RMVE.setup_anndata(adata)
@@ -148,16 +135,15 @@ def run(variant: str, seed: int, epochs: int, subset: int | None) -> dict:
         enable_model_summary=False,
     )
     clusters = model.predict().cat.codes.to_numpy()
+    found = score(truth, clusters)
     return {
         "variant": variant,
         "seed": seed,
         "digits": len(truth),
         "epochs": epochs,
-        "accuracy": accuracy(truth, clusters),
-        "nmi": normalized_mutual_info_score(truth, clusters),
-        "ari": adjusted_rand_score(truth, clusters),
+        **{name: found[name] for name in ("accuracy", "nmi", "ari")},
         "smallest": np.bincount(clusters, minlength=N_DIGITS).min(),
-        "start_accuracy": accuracy(truth, start),
+        "start_accuracy": matched(truth, start).mean(),
         "seconds": time.process_time() - begin,
     }
 
@@ -215,24 +201,13 @@ def main() -> None:
     parser.add_argument("--subset", type=int, help="number of digits, for a quick run")
     parser.add_argument("--name", default="mnist", help="stem of the files in benchmarks/results")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    for logger in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-
-    path = RESULTS / f"{arguments.name}.csv"
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=RUN)
-    done = set(rows[RUN].itertuples(index=False, name=None))
+    prepare()
     jobs = [
-        (variant, seed)
+        (variant, seed, arguments.subset or N_IMAGES, arguments.max_epochs)
         for variant in arguments.variants.split(",")
         for seed in map(int, arguments.seeds.split(","))
-        if (variant, seed, arguments.subset or N_IMAGES, arguments.max_epochs) not in done
     ]
-    for variant, seed in track(jobs, description=arguments.name):
-        row = run(variant, seed, arguments.max_epochs, arguments.subset)
-        rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True) if len(rows) else pd.DataFrame([row])
-        rows.round(4).to_csv(path, index=False)
+    rows = run_missing(arguments.name, RUN, jobs, lambda *job: [run(*job)])
     table = summarize(rows)
     (RESULTS / f"{arguments.name}.md").write_text(report(table))
     print(table.to_string(index=False))

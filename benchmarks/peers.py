@@ -31,13 +31,13 @@ def pca_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
     return work.obsm["X_pca"]
 
 
-def scvi_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
+def scvi_embedding(adata: ad.AnnData, seed: int, batch_key: str | None = None) -> np.ndarray:
     """scVI with its defaults."""
     import scvi
 
     work = adata.copy()
     scvi.settings.seed = seed
-    scvi.model.SCVI.setup_anndata(work)
+    scvi.model.SCVI.setup_anndata(work, batch_key=batch_key)
     model = scvi.model.SCVI(work)
     model.train(**QUIET)
     scvi.settings.seed = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import platform
 import re
 import time
@@ -162,9 +164,40 @@ class Table:
         return float(np.mean(pairs)) if pairs else float("nan")
 
 
+def prepare() -> None:
+    """No warnings and messages of training, and as many threads as ``OMP_NUM_THREADS`` says (1 without it)."""
+    warnings.filterwarnings("ignore")
+    for name in (
+        "lightning.pytorch",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "scvi",
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def run_missing(
+    name: str, keys: list[str], jobs: list[tuple], function: Callable[..., list[dict]], types: dict | None = None
+) -> pd.DataFrame:
+    """Rows of ``results/NAME.csv``, after the jobs that are not there; ``keys`` are the columns that name a job."""
+    path = RESULTS / f"{name}.csv"
+    rows = pd.read_csv(path, dtype=types) if path.exists() else pd.DataFrame(columns=keys)
+    done = set(rows[keys].itertuples(index=False, name=None))
+    for job in track([job for job in jobs if job not in done], description=name):
+        new = pd.DataFrame(function(*job))
+        rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
+        rows.round(4).to_csv(path, index=False)
+    return rows
+
+
+def span(values: pd.Series) -> str:
+    """Least and greatest of some numbers, once if they are equal."""
+    return "-".join(dict.fromkeys(str(value) for value in (values.min(), values.max())))
+
+
 def run_all(name: str, methods: dict[str, Method], data: list[str], chosen: list[str], seeds: list[int]) -> Table:
     """Run what is missing of a benchmark."""
-    warnings.filterwarnings("ignore")
     table = Table(name)
     for job in track(table.missing(data, chosen, seeds), description=name):
         table.run(*job, methods[job[1]])

@@ -13,9 +13,6 @@ benchmark goes on where it stopped. ``NAME.md`` are the tables made from the row
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -24,12 +21,10 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-import torch
-from data import RESULTS, Dataset, load
+from data import RESULTS, load
 from methods import train_rmve
 from peers import QUIET, pca_embedding
-from rich.progress import track
-from runs import RUN, Meter, cached_embedding, measured, to_markdown, versions
+from runs import RUN, Meter, cached_embedding, measured, prepare, run_missing, to_markdown, versions
 from scores import calibration_error
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, f1_score, roc_auc_score
@@ -115,7 +110,7 @@ def hide(truth: np.ndarray, scenario: str, seed: int) -> tuple[np.ndarray, list[
 def rmve_labels(adata: ad.AnnData, seed: int, shared: Path) -> Called:
     """RMVE with its defaults."""
     with measured() as cost:
-        model = train_rmve(adata, None, seed, labels_key="label")
+        model = train_rmve(adata, None, seed, setup={"labels_key": "label"})
         soft = model.predict(soft=True)
     return Called(soft, cost)
 
@@ -211,34 +206,21 @@ def _new(names: np.ndarray) -> np.ndarray:
 COLUMNS = [name if name != "clusters" else "scenario" for name in RUN]
 
 
-def run(dataset: Dataset, method: str, scenario: str, seed: int, shared: Path) -> dict[str, object]:
+def run(data: str, method: str, scenario: str, seed: int, shared: Path) -> dict[str, object]:
     """One row of the benchmark."""
+    dataset = load(data)
     has_type = dataset.truth != UNKNOWN
     adata, truth = dataset.adata[has_type].copy(), dataset.truth[has_type]
     labels, hidden = hide(truth, scenario, seed)
     adata.obs["label"] = pd.Categorical(labels.astype(str))
-    called = METHODS[method](adata, seed, shared)
+    called = METHODS[method](adata, seed, shared / data.replace(":", "-"))
     free = labels == UNKNOWN
     return (
-        dict(zip(COLUMNS, (dataset.name, method, scenario, seed), strict=True))
+        dict(zip(COLUMNS, (data, method, scenario, seed), strict=True))
         | {"hidden": " + ".join(hidden)}
         | score(truth[free], called.probabilities[free], hidden)
         | asdict(called.cost)
     )
-
-
-def run_missing(name: str, jobs: list[tuple[str, str, str, int]]) -> pd.DataFrame:
-    """Run what is not there of a benchmark, and return all its rows."""
-    path, folder = RESULTS / f"{name}.csv", RESULTS / f".{name}"
-    kind = {"scenario": str, "hidden": str}
-    rows = pd.read_csv(path, dtype=kind, keep_default_na=True) if path.exists() else pd.DataFrame(columns=COLUMNS)
-    done = set(rows[COLUMNS].itertuples(index=False, name=None))
-    for data, method, scenario, seed in track([job for job in jobs if job not in done], description=name):
-        shared = folder / data.replace(":", "-")
-        new = pd.DataFrame([run(load(data), method, scenario, seed, shared)])
-        rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new
-        rows.round(4).to_csv(path, index=False)
-    return rows
 
 
 # -------------------------------------------------------------------- summary
@@ -289,16 +271,14 @@ def main() -> None:
     parser.add_argument("--without-new-types", action="store_true", help="leave out the scenario with new types")
     parser.add_argument("--name", default="semi_supervised", help="stem of the files in benchmarks/results")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    quiet = ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "scvi")
-    for logger in quiet:
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    prepare()
     scenarios = [f"{float(fraction):g}" for fraction in arguments.fractions.split(",") if fraction]
     scenarios += [] if arguments.without_new_types else [NEW_TYPES]
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     jobs = product(arguments.data.split(","), arguments.methods.split(","), scenarios, seeds)
-    text = report(run_missing(arguments.name, list(jobs)))
+    folder = RESULTS / f".{arguments.name}"
+    types = {"scenario": str, "hidden": str}
+    text = report(run_missing(arguments.name, COLUMNS, list(jobs), lambda *job: [run(*job, folder)], types))
     command = (
         f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/semi_supervised.py --data {arguments.data} "
         f'--methods "{arguments.methods}" --fractions {arguments.fractions} --seeds {arguments.seeds} '
