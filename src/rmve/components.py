@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
+from sklearn.metrics import adjusted_rand_score
 
 #: Least overlap by which clusters are merged as overlapping; below it, by distance.
 MIN_OVERLAP = 0.2
@@ -179,6 +181,14 @@ def separation_after(tree: np.ndarray, distance: np.ndarray, active: np.ndarray)
         different = (cluster[:, None] != cluster[None]) & active[:, None] & active[None]
         apart[n_merges] = np.min(distance, where=different, initial=np.inf)
     return apart
+
+
+def agreement_matrix(partitions: Sequence[np.ndarray]) -> np.ndarray:
+    """Adjusted Rand index of each pair of partitions of the same elements, shape ``(m, m)``, 1 on the diagonal."""
+    agreement = np.eye(len(partitions))
+    for i, j in combinations(range(len(partitions)), 2):
+        agreement[i, j] = agreement[j, i] = adjusted_rand_score(partitions[i], partitions[j])
+    return agreement
 
 
 def same_partition(first: np.ndarray, second: np.ndarray) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.components import cut_tree, graph_overlap, merge_tree, n_overlapping_merges
+from rmve.components import agreement_matrix, cut_tree, graph_overlap, merge_tree, n_overlapping_merges
 
 #: Cells that principal components are computed from; more are projected, not fitted.
 MAX_PCA_CELLS = 20_000
@@ -234,31 +232,33 @@ def small_clusters(points: np.ndarray, n_clusters: int, seed: int) -> KMeans:
 def overlap_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, seed: int) -> np.ndarray:
     """Merge tree of small clusters, overlapping ones first; of more than :data:`MAX_OVERLAP_CELLS` cells, a sample."""
     n_small = small.max() + 1
-    if len(points) > MAX_OVERLAP_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(points), MAX_OVERLAP_CELLS, replace=False))
-        points, small = points[rows], small[rows]
-        graph = nearest_neighbors(points, N_NEIGHBORS, seed)
-    around = graph @ np.eye(n_small, dtype=np.float32)[small]
-    return merge_tree(small, around, points, graph_overlap, ANY_OVERLAP)
+    rows, graph = _overlap_sample(points, graph, np.random.default_rng(seed), seed)
+    around = graph @ np.eye(n_small, dtype=np.float32)[small[rows]]
+    return merge_tree(small[rows], around, points[rows], graph_overlap, ANY_OVERLAP)
+
+
+def _overlap_sample(
+    points: np.ndarray, graph: sp.csr_matrix, rng: np.random.Generator, seed: int
+) -> tuple[np.ndarray | slice, sp.csr_matrix]:
+    """Rows of at most :data:`MAX_OVERLAP_CELLS` cells, and their neighbour graph."""
+    if len(points) <= MAX_OVERLAP_CELLS:
+        return slice(None), graph
+    rows = np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))
+    return rows, nearest_neighbors(points[rows], N_NEIGHBORS, seed)
 
 
 def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
     """Of several merged partitions the one that agrees most with the others."""
     rng = np.random.default_rng(seed)
-    sample = points
-    if len(points) > MAX_OVERLAP_CELLS:
-        sample = points[np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))]
-        graph = nearest_neighbors(sample, N_NEIGHBORS, seed)
+    rows, graph = _overlap_sample(points, graph, rng, seed)
+    sample = points[rows]
     candidates = []
     for _ in range(N_CANDIDATES):
         small = small_clusters(sample, n_clusters or 1, int(rng.integers(2**31 - 1)))
         tree = overlap_tree(sample, graph, small.labels_, seed)
         n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else len(tree) + 1 - n_clusters
         candidates.append((small, cut_tree(tree, small.n_clusters, max(n_merges, 0))))
-    partitions = [belongs[small.labels_] for small, belongs in candidates]
-    agreement = np.eye(N_CANDIDATES)
-    for i, j in combinations(range(N_CANDIDATES), 2):
-        agreement[i, j] = agreement[j, i] = adjusted_rand_score(partitions[i], partitions[j])
+    agreement = agreement_matrix([belongs[small.labels_] for small, belongs in candidates])
     small, belongs = candidates[agreement.sum(0).argmax()]
     return np.unique(belongs[small.predict(points)], return_inverse=True)[1]
 

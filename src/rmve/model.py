@@ -29,13 +29,12 @@ from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
+from rmve.initialization import MIN_SMALL_CELLS, N_SMALL_CLUSTERS
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import GENE_LIKELIHOODS, POSTERIORS, RMVEModule
 from rmve.training import RMVETrainingPlan
 
-#: Most clusters that are found when their number is not given.
-MAX_CLUSTERS = 50
 #: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
 #: others, so it is held for longer.
 FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
@@ -283,10 +282,10 @@ class RMVE(
         """Number of components to start from when the number of clusters is unknown."""
         n_labels = len(self.label_names_)
         if self.adata is None:
-            return max(MAX_CLUSTERS, n_labels)
+            return max(N_SMALL_CLUSTERS, n_labels)
         if n_labels:
             return n_labels
-        return min(MAX_CLUSTERS, max(1, self.adata.n_obs // 10))
+        return min(N_SMALL_CLUSTERS, max(1, self.adata.n_obs // MIN_SMALL_CELLS))
 
     # -------------------------------------------------------------- training
 
@@ -380,14 +379,11 @@ class RMVE(
         )
         if self.is_query_:  # clusters of new cells are the reference's
             return
-        if self.label_names_:
+        wanted = self.n_clusters_wanted_
+        if self.label_names_ or (wanted is None and self.module.repulsion is None):
             self.number_clusters()
-        elif self.n_clusters_wanted_ is not None:
-            self._merge(self.n_clusters_wanted_, at_most=True)
-        elif self.module.repulsion is None:
-            self.number_clusters()
-        else:
-            self.merge_components("auto")  # components that share their cells are one cluster
+        else:  # components that share their cells are one cluster
+            self._merge("auto" if wanted is None else wanted, at_most=True)
 
     # ------------------------------------------------------------- write-back
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from rmve.components import cut_tree, n_overlapping_merges
+from rmve.components import agreement_matrix, cut_tree, n_overlapping_merges
 
 #: Share of the best agreement that a number of clusters must reach to be recommended.
 MIN_SHARE = 0.9
@@ -250,11 +250,7 @@ def compare_runs(runs: Sequence[Run], index: pd.Index) -> Stability:
     if n_runs < 2:
         raise ValueError("At least two runs are needed to compare them.")
     partitions = [run.partition for run in runs]
-    agreement = np.eye(n_runs)
-    for i in range(n_runs):
-        for j in range(i):
-            shape = (partitions[i].max() + 1, partitions[j].max() + 1)
-            agreement[i, j] = agreement[j, i] = rand_index(count_pairs(partitions[i], partitions[j], shape))
+    agreement = agreement_matrix(partitions)
     reference = int(agreement.sum(0).argmax())
     matched = np.stack([match_labels(p, partitions[reference]) for p in partitions], axis=1)
     clusters = np.unique(matched)

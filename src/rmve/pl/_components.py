@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import despine, finish, new_axes, palette, require, require_column
+from rmve.pl._figure import cluster_colors, despine, finish, new_axes, require
 
 
 def components(
@@ -53,8 +53,7 @@ def components(
     names = Written(key)
     table = require(require(adata.uns, "uns", names.uns, key), f"uns[{names.uns!r}]", "components", key)
     require(adata.obs, "obs", names.cluster, key)
-    categories = require_column(adata, names.cluster).cat.categories.astype(str)
-    colors = dict(zip(categories, palette(adata, names.cluster, len(categories)), strict=True))
+    colors = cluster_colors(adata, names.cluster)
 
     used = table[table["active"].astype(bool)].sort_values("n_cells", ascending=False, kind="stable")
     clusters = used["cluster"].astype(str)

@@ -88,6 +88,12 @@ def palette(adata: AnnData, name: str, n_colors: int) -> list[str]:
     return [colors[i % len(colors)] for i in range(n_colors)]
 
 
+def cluster_colors(adata: AnnData, name: str) -> dict[str, str]:
+    """Colour of each cluster, by its name, from a column of ``adata.obs``; see :func:`palette`."""
+    categories = require_column(adata, name).cat.categories.astype(str)
+    return dict(zip(categories, palette(adata, name, len(categories)), strict=True))
+
+
 def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
     """``ax``, or the axes of a new figure.
 

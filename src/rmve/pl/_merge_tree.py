@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.components import MIN_OVERLAP
 from rmve.pl._components import row_names
-from rmve.pl._figure import CUT, GREY, despine, finish, new_axes, palette, require, require_column
+from rmve.pl._figure import CUT, GREY, cluster_colors, despine, finish, new_axes, require
 
 #: Smallest overlap that is told from none in the figure.
 MIN_SHOWN = 0.01
@@ -77,8 +77,7 @@ def merge_tree(
     elif recommended not in numbers:
         raise ValueError(f"`recommended={recommended}` is not a number of clusters from 1 to {numbers.max()}.")
     in_use = numbers[cuts["in_use"].to_numpy(dtype=bool)]
-    categories = require_column(adata, names.cluster).cat.categories.astype(str)
-    colors = dict(zip(categories, palette(adata, names.cluster, len(categories)), strict=True))
+    colors = cluster_colors(adata, names.cluster)
 
     used = table[table["active"].astype(bool)]
     order = leaf_order(used.index.astype(int), cuts)
