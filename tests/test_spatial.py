@@ -72,7 +72,7 @@ def test_to_dict_is_complete(mapped):
     """The written form makes the same map again."""
     z, s, _ = mapped
     smap = SpatialMap.fit(z, s)
-    np.testing.assert_array_equal(SpatialMap(**smap.to_dict()).predict(z), smap.predict(z))
+    np.testing.assert_array_equal(SpatialMap.from_dict(smap.to_dict()).predict(z), smap.predict(z))
 
 
 # ----------------------------------------------------------------- in a model

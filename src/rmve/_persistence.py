@@ -28,6 +28,7 @@ SAVED = (
     "var_names_",
     "label_names_",
     "n_clusters_wanted_",
+    "held_out_positions_",
     "component_cluster_",
     "cluster_names_",
 )
@@ -206,7 +207,7 @@ class PersistenceMixin:
         for name, value in attributes.items():
             setattr(model, name, value)
         if spatial_map is not None:
-            model.spatial_map_ = SpatialMap(**spatial_map)
+            model.spatial_map_ = SpatialMap.from_dict(spatial_map)
         try:
             model.module.load_state_dict(state_dict)
         except RuntimeError as error:

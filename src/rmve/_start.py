@@ -15,12 +15,14 @@ from rmve.training import TrainingData
 
 #: Principal components for the starting partition and the neighbour graph.
 N_PCS = 20
+#: Share of the known positions that is kept to judge the map.
+HELD_OUT_POSITIONS = 0.1
 
 
 class StartMixin:
     """Part of :class:`rmve.RMVE` that prepares what training starts from."""
 
-    def _training_data(self, start: np.ndarray | None, with_graph: bool) -> TrainingData:
+    def _training_data(self, start: np.ndarray | None, with_graph: bool, with_positions: bool) -> TrainingData:
         """Starting assignment and neighbour graph; on the first call also the module's starting values.
 
         Parameters
@@ -29,7 +31,10 @@ class StartMixin:
             Given partition, shape ``(n,)``, or ``None``.
         with_graph
             Whether training uses a neighbour graph.
+        with_positions
+            Whether training uses the registered positions.
         """
+        positions = self._positions() if with_positions else {}
         seed, first = int(torch.randint(2**31 - 1, (1,))), not self.is_trained_
         neighbors_key, labels = self._setup_arg("neighbors_key"), self._label_codes()
         points = graph = None
@@ -51,7 +56,28 @@ class StartMixin:
             graph = None
         elif neighbors_key is not None:
             graph = initialization.normalize_graph(check.find_graph(self.adata, neighbors_key))
-        return TrainingData(start=assignment, labelled=labels >= 0, graph=graph)
+        return TrainingData(start=assignment, labelled=labels >= 0, graph=graph, **positions)
+
+    def _positions(self) -> dict[str, np.ndarray]:
+        """Standardised positions and which of them are held out, as :class:`TrainingData` has them.
+
+        A tenth of the cells with a position, chosen once, is never learned from: it judges the map.
+        """
+        spatial_key = self._setup_arg("spatial_key")
+        if spatial_key is None or spatial_key not in self.adata.obsm or self.is_query_:
+            return {}
+        positions = check.get_coordinates(self.adata, spatial_key)
+        known = np.flatnonzero(np.isfinite(positions).all(1))
+        if len(self.held_out_positions_) == 0:
+            check.check_n_positions(len(known), self.module.n_latent)
+            n_held_out = max(1, int(round(HELD_OUT_POSITIONS * len(known))))
+            self.held_out_positions_ = np.sort(known[torch.randperm(len(known)).numpy()[:n_held_out]])
+            center, scale = positions[known].mean(0), positions[known].std(0)
+            self.module.set_space_statistics(torch.as_tensor(center), torch.as_tensor(scale))
+        center, scale = (t.cpu().numpy() for t in (self.module.space_center, self.module.space_scale))
+        held_out = np.zeros(len(positions), dtype=bool)
+        held_out[self.held_out_positions_] = True
+        return {"positions": (positions - center) / scale, "held_out": held_out}
 
     def _label_codes(self) -> np.ndarray:
         """Component of each labelled cell, -1 for the others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import anndata as ad
@@ -10,6 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rmve.initialization import row_chunks, row_sums
+
+#: Ratio of the spread of two batches' positions from which on their units seem to differ.
+MIXED_UNITS = 10.0
 
 
 def _where(layer: str | None) -> str:
@@ -21,7 +25,7 @@ def _shorten(names: Sequence, limit: int = 5) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
-def _require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
+def require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
     if key not in adata.obs:
         raise KeyError(
             f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}."
@@ -159,7 +163,7 @@ def check_columns(
     for role, key in categorical:
         if key is None:
             continue
-        missing = int(_require_column(adata, key, role).isna().sum())
+        missing = int(require_column(adata, key, role).isna().sum())
         if missing:
             hint = (
                 "Give unlabelled cells the `unlabeled_category`"
@@ -168,11 +172,11 @@ def check_columns(
             )
             raise ValueError(f"`adata.obs[{key!r}]` (`{role}`) has {missing} missing value(s). {hint}.")
     for key in continuous_covariate_keys or []:
-        column = _require_column(adata, key, "continuous_covariate_keys")
+        column = require_column(adata, key, "continuous_covariate_keys")
         if not pd.api.types.is_numeric_dtype(column) or not np.isfinite(column.to_numpy(float)).all():
             raise ValueError(f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) must hold finite numbers.")
     if size_factor_key is not None:
-        column = _require_column(adata, size_factor_key, "size_factor_key")
+        column = require_column(adata, size_factor_key, "size_factor_key")
         values = column.to_numpy(float) if pd.api.types.is_numeric_dtype(column) else np.array([np.nan])
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(f"`adata.obs[{size_factor_key!r}]` (`size_factor_key`) must hold positive finite numbers.")
@@ -255,7 +259,37 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
         )
     if (~missing.any(1)).sum() < 3:
         raise ValueError(f"`adata.obsm[{spatial_key!r}]` has fewer than three cells with a position.")
+    constant = np.flatnonzero(np.nanmax(coordinates, 0) == np.nanmin(coordinates, 0))
+    if len(constant):
+        raise ValueError(
+            f"Column {constant[0]} of `adata.obsm[{spatial_key!r}]` is the same for all cells. Drop it: "
+            "there is nothing to map to."
+        )
     return coordinates
+
+
+def check_n_positions(n_known: int, n_latent: int) -> None:
+    """Raise ValueError unless a linear map from the latent space is determined by the cells with a position."""
+    if n_known < n_latent + 2:
+        raise ValueError(
+            f"A linear map from {n_latent} latent dimensions needs at least {n_latent + 2} cells with a position; "
+            f"there are {n_known}. Give more positions, or fewer latent dimensions (`n_latent`)."
+        )
+
+
+def warn_of_mixed_units(adata: ad.AnnData, spatial_key: str, batch_key: str) -> None:
+    """Warn if the positions of one batch are spread :data:`MIXED_UNITS` times wider than another's."""
+    coordinates = pd.DataFrame(get_coordinates(adata, spatial_key)).groupby(adata.obs[batch_key].to_numpy())
+    spread = np.sqrt((coordinates.std() ** 2).mean(axis=1)).dropna()
+    spread = spread[spread > 0]
+    if len(spread) > 1 and spread.max() > MIXED_UNITS * spread.min():
+        warnings.warn(
+            f"The positions in `adata.obsm[{spatial_key!r}]` are spread over {spread.max():.3g} in batch "
+            f"{str(spread.idxmax())!r} of `adata.obs[{batch_key!r}]` and over {spread.min():.3g} in {str(spread.idxmin())!r}. "
+            "One map serves all batches: bring them to the same unit and frame first.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:

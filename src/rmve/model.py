@@ -23,6 +23,7 @@ from rmve._compat import (
     NumericalObsField,
     use_distributed_sampler,
 )
+from rmve._fields import PositionsField
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
 from rmve._spatial_mixin import SpatialMixin
@@ -32,7 +33,7 @@ from rmve.dataloading import IndexedDataSplitter
 from rmve.initialization import MIN_SMALL_CELLS, N_SMALL_CLUSTERS
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
-from rmve.module import GENE_LIKELIHOODS, POSTERIORS, RMVEModule
+from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
 from rmve.training import RMVETrainingPlan
 
 #: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
@@ -40,9 +41,30 @@ from rmve.training import RMVETrainingPlan
 FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
 
 
-def default_epochs(n_cells: int) -> int:
-    """Epochs of a run: 30 for 1,000 to 40,000 cells, more for fewer cells (up to 150), fewer for more (down to 5)."""
-    return int(round(30 * np.clip(1000 / n_cells, 1, 5) * np.clip(40_000 / n_cells, 1 / 6, 1)))
+#: Training of a model that learns positions, too.
+WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
+#: Least number of steps of such a run.
+MIN_STEPS_WITH_POSITIONS = 1500
+
+
+def default_epochs(n_cells: int, n_batches: int | None = None) -> int:
+    """Epochs of a run: 30 for 1,000 to 40,000 cells, more for fewer cells (up to 150), fewer for more (down to 5).
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    n_batches
+        Mini-batches of an epoch, if positions are learned: then there are at least
+        :data:`MIN_STEPS_WITH_POSITIONS` of them in all.
+    """
+    epochs = int(round(30 * np.clip(1000 / n_cells, 1, 5) * np.clip(40_000 / n_cells, 1 / 6, 1)))
+    return epochs if n_batches is None else max(epochs, -(-MIN_STEPS_WITH_POSITIONS // n_batches))
+
+
+def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
+    """Dropout of the input: 0.2 for counts, less for a panel of under 200 genes, of which each counts; else none."""
+    return min(0.2, n_genes / 1000) if gene_likelihood in COUNT_LIKELIHOODS else 0.0
 
 
 class RMVE(
@@ -95,7 +117,7 @@ class RMVE(
     encode_covariates
         Whether the encoder, too, is told batch and covariates.
     input_dropout
-        Dropout of the encoder's input.
+        Dropout of the encoder's input; ``None``: see :func:`rmve.model.default_input_dropout`.
 
     Raises
     ------
@@ -133,7 +155,7 @@ class RMVE(
         estimator: Literal["sample", "exact", "gumbel"] = "sample",
         repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
         encode_covariates: bool = False,
-        input_dropout: float = 0.2,
+        input_dropout: float | None = None,
     ):
         check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
         check.check_choice("posterior", posterior, POSTERIORS)
@@ -163,10 +185,15 @@ class RMVE(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
-            input_dropout=input_dropout,
+            input_dropout=(
+                default_input_dropout(gene_likelihood, self.summary_stats.n_vars)
+                if input_dropout is None
+                else input_dropout
+            ),
             gene_likelihood=gene_likelihood,
             posterior=posterior,
             repulsion=repulsion,
+            n_spatial=self.summary_stats.get("n_spatial", 0),
             n_batch=self.summary_stats.n_batch,
             n_cats_per_cov=categorical.get("n_cats_per_key"),
             n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
@@ -174,6 +201,7 @@ class RMVE(
         )
         self.set_clusters(np.arange(n_components))
         self.spatial_map_ = None
+        self.held_out_positions_ = np.zeros(0, dtype=int)
         self.is_query_ = False
         self._model_summary_string = (
             f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
@@ -249,6 +277,8 @@ class RMVE(
         if "source_registry" not in kwargs:  # new data for an old model needs neither graph nor positions
             if spatial_key is not None:
                 check.get_coordinates(adata, spatial_key)
+                if batch_key is not None:
+                    check.warn_of_mixed_units(adata, spatial_key, batch_key)
             if neighbors_key is not None:
                 check.find_graph(adata, neighbors_key)
         if labels_key is None:
@@ -264,6 +294,8 @@ class RMVE(
             CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
+        if spatial_key is not None:
+            fields.append(PositionsField(spatial_key))
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
@@ -362,10 +394,20 @@ class RMVE(
             defaults |= FROM_LABELS
         if self.is_trained_:
             defaults |= dict.fromkeys(("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
-        plan_kwargs = defaults | (plan_kwargs or {})
-        plan_kwargs["data"] = self._training_data(start, with_graph=plan_kwargs.get("potts", 1.0) > 0)
+        plan_kwargs = plan_kwargs or {}
+        data = self._training_data(
+            start,
+            with_graph=plan_kwargs.get("potts", 1.0) > 0,
+            with_positions=plan_kwargs.get("spatial", 1.0) > 0,
+        )
+        with_positions = data.positions is not None
+        if with_positions:
+            defaults |= WITH_POSITIONS
+        if max_epochs is None:
+            n_batches = -(-self.adata.n_obs // batch_size) if with_positions else None
+            max_epochs = default_epochs(self.adata.n_obs, n_batches)
         super().train(
-            max_epochs=max_epochs or default_epochs(self.adata.n_obs),
+            max_epochs=max_epochs,
             accelerator=accelerator,
             devices=devices,
             train_size=train_size,
@@ -374,7 +416,7 @@ class RMVE(
             batch_size=batch_size,
             early_stopping=early_stopping,
             datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs=plan_kwargs,
+            plan_kwargs={**defaults, **plan_kwargs, "data": data},
             **trainer_kwargs,
         )
         if self.is_query_:  # clusters of new cells are the reference's
@@ -384,6 +426,8 @@ class RMVE(
             self.number_clusters()
         else:  # components that share their cells are one cluster
             self._merge("auto" if wanted is None else wanted, at_most=True)
+        if with_positions:
+            self.fit_spatial_map()
 
     # ------------------------------------------------------------- write-back
 
@@ -433,7 +477,7 @@ class RMVE(
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
         if self.spatial_map_ is not None:
-            mapped = self.map_to_space(cells)
+            mapped = self._place(assignment, latent, adata.obs_names)
             obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
             obs[names.spatial_sd] = mapped["sd"]
             uns["spatial_map"] = self.spatial_map_.to_dict()
@@ -446,7 +490,7 @@ class RMVE(
     def _parameters(self) -> dict[str, object]:
         return {
             **self.init_params_["non_kwargs"],
-            **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key")},
+            **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")},
         }
 
     def get_importance_weights(self, *args, **kwargs) -> None:

@@ -25,6 +25,10 @@ POSTERIORS = ("full", "factorized")
 
 #: Standardised inputs are clipped here, as ``scanpy.pp.scale(max_value=10)`` does.
 INPUT_CLIP = 10.0
+#: Share of the old value in the running error of held-out positions.
+SPACE_VAR_MEMORY = 0.98
+#: Least ratio of explained to unexplained variance that a coordinate is weighed with: it starts from no signal.
+MIN_SIGNAL = 0.2
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -61,6 +65,11 @@ class Objective:
     #: of a held cell is compared with its given assignment.
     agreement: float = 0.0
     view: Tensor | None = None
+    #: Standardised positions, shape ``(B, p)``, rows of NaN where unknown, which of them are held out, shape ``(B,)``,
+    #: and the weight of ``log p(s|z)``.
+    positions: Tensor | None = None
+    held_out: Tensor | None = None
+    spatial: float = 0.0
     #: Weight of the balance of the average assignment.
     balance: float = 0.0
     #: Weight of the entropy of each cell's assignment.
@@ -84,6 +93,8 @@ class RMVEModule(BaseModuleClass):
         As in :class:`rmve.RMVE`.
     input_dropout
         Dropout rate on the encoder's input.
+    n_spatial
+        Number of physical coordinates; 0 for none.
     n_batch
         Number of batches.
     n_cats_per_cov
@@ -106,6 +117,7 @@ class RMVEModule(BaseModuleClass):
         gene_likelihood: str = "nb",
         posterior: str = "full",
         repulsion: str | None = "hsic",
+        n_spatial: int = 0,
         n_batch: int = 1,
         n_cats_per_cov: Sequence[int] | None = None,
         n_continuous_cov: int = 0,
@@ -146,6 +158,13 @@ class RMVEModule(BaseModuleClass):
         if gene_likelihood == "zinb":
             self.zero_head = nn.Linear(n_hidden, n_input)
 
+        self.n_spatial = n_spatial
+        if n_spatial:
+            self.space_head = nn.Linear(n_latent, n_spatial)
+            self.register_buffer("space_var", torch.ones(n_spatial))
+            self.register_buffer("space_center", torch.zeros(n_spatial))
+            self.register_buffer("space_scale", torch.ones(n_spatial))
+
         # statistics of the training data, set once by `set_input_statistics`
         self.register_buffer("input_mean", torch.zeros(n_input))
         self.register_buffer("input_sd", torch.ones(n_input))
@@ -181,6 +200,18 @@ class RMVEModule(BaseModuleClass):
         self.x_head.bias.copy_(output_bias)
         if self.gene_likelihood == "normal":
             self.log_dispersion.copy_(2.0 * sd.log())
+
+    @torch.no_grad()
+    def set_space_statistics(self, center: Tensor, scale: Tensor) -> None:
+        """Fix the standardisation of positions.
+
+        Parameters
+        ----------
+        center, scale
+            Of each coordinate, in its unit, shape ``(p,)``.
+        """
+        self.space_center.copy_(center)
+        self.space_scale.copy_(scale)
 
     def set_n_components(self, n_components: int) -> None:
         """Change the number of components of a module that is not trained yet.
@@ -432,6 +463,46 @@ class RMVEModule(BaseModuleClass):
 
     # ------------------------------------------------------------- objective
 
+    def position_loss(
+        self, assignment: Tensor, inference_outputs: dict[str, Tensor], positions: Tensor, held_out: Tensor
+    ) -> Tensor:
+        """Squared error of ``A z + b``, expected under ``q(y,z|x)`` exactly, each coordinate weighed by its signal.
+
+        That is ``-log p(s|z)`` of ``p(s|z) = N(A z + b, diag)`` times the share of the variance that is explained. Both
+        come from held-out cells: judged by the cells it learns from, the variance would shrink with every position that
+        is memorised, and each would weigh more. A coordinate that cannot be predicted then hardly shapes the latent
+        space.
+
+        Parameters
+        ----------
+        assignment
+            Probability of each component, shape ``(B, K)``.
+        inference_outputs
+            From :meth:`inference`.
+        positions
+            Standardised, shape ``(B, p)``; rows of NaN are left out.
+        held_out
+            Cells whose position is not to be learned, shape ``(B,)``. While training, their error updates
+            ``space_var``, as batch normalisation updates its statistics.
+
+        Returns
+        -------
+        Sum over the cells with a position divided by the size of the mini-batch, in nats.
+        """
+        known = positions.isfinite().all(-1)
+        held_out = held_out[known]
+        mean = self.space_head(inference_outputs["z_mean"][known])  # (B', K or 1, p)
+        spread = inference_outputs["z_var"][known] @ self.space_head.weight.square().T
+        squared = (positions[known][:, None] - mean).square() + spread
+        if squared.shape[1] > 1:
+            squared = (assignment[known][..., None] * squared).sum(1, keepdim=True)
+        squared = squared[:, 0]
+        if self.training and held_out.any():
+            with torch.no_grad():
+                self.space_var.lerp_(squared[held_out].mean(0), 1.0 - SPACE_VAR_MEMORY)
+        signal = ((1.0 - self.space_var) / self.space_var).clamp_min(MIN_SIGNAL)
+        return 0.5 * (squared * signal)[~held_out].sum() / len(positions)
+
     def loss(
         self,
         tensors: dict[str, Tensor],
@@ -479,6 +550,13 @@ class RMVEModule(BaseModuleClass):
         weights = log_q.exp().mean(0)
         extra = {}
         loss = (reconstruction + latent).mean()
+        if objective.positions is not None:
+            assignment = log_q.exp()
+            if objective.held is not None:
+                assignment = torch.where(objective.held[:, None], objective.target, assignment)
+            misplaced = self.position_loss(assignment, inference_outputs, objective.positions, objective.held_out)
+            extra["position_loss"] = misplaced
+            loss = loss + objective.spatial * misplaced
         if self.repulsion is not None and objective.repulsion > 0:
             mean, var = self.mixture.mean, self.mixture.var
             if self.repulsion in WEIGHT_SENSITIVE and not objective.repulsion_moves:

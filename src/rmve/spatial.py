@@ -1,46 +1,162 @@
-"""Linear map from an embedding to physical coordinates."""
+"""Linear map from an embedding to physical coordinates, by itself: NumPy and scikit-learn, no AnnData, no model."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import numpy as np
+from sklearn.cluster import KMeans
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
+from rmve._validation import check_choice
+
+KINDS = ("linear", "by_cluster")
+SCHEMES = ("folds", "blocks", "groups")
 PENALTIES = np.logspace(-4, 4, 17)
+#: Blocks of the tissue that make up a fold of ``scheme="blocks"``.
+BLOCKS_PER_FOLD = 4
+#: Judged cells that the residual variance of all clusters counts for, in the variance of one.
+PRIOR_CELLS = 10.0
+#: Pairs of cells that the correlation of distances is computed from, and shuffles of the test of no signal.
+MAX_PAIRS, N_PERMUTATIONS = 100_000, 199
+#: Above this p-value there is no sign that the embedding knows where a cell is.
+NO_SIGNAL = 0.05
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well predicted positions fit true ones, cells that the map did not see.
+
+    Attributes
+    ----------
+    r2_
+        Coefficient of determination of each axis, shape ``(n_axes,)``.
+    error_
+        Median Euclidean error, in coordinate units.
+    error_fraction_
+        The same as a fraction of the tissue's diameter, the diagonal of the true positions' bounding box.
+    distance_correlation_
+        Pearson correlation of the distances between cells, true and predicted (CeLEry, Nature Communications 2023).
+    p_value_
+        Share of random pairings of true and predicted positions with an error as small: small if there is a signal.
+    n_judged_
+        Number of cells.
+    """
+
+    r2_: np.ndarray
+    error_: float
+    error_fraction_: float
+    distance_correlation_: float
+    p_value_: float
+    n_judged_: int
+
+    @property
+    def has_signal_(self) -> bool:
+        """Whether the positions are predicted better than by chance, at the level :data:`NO_SIGNAL`."""
+        return self.p_value_ <= NO_SIGNAL
+
+
+def quality(true: np.ndarray, predicted: np.ndarray, seed: int = 0) -> Quality:
+    """Compare predicted with true positions.
+
+    Parameters
+    ----------
+    true, predicted
+        Shape ``(n, n_axes)``, without NaN, ``n >= 2``.
+    seed
+        Of the pairs and shuffles.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(true)
+    error = float(np.median(np.linalg.norm(true - predicted, axis=1)))
+    if n * (n - 1) // 2 <= MAX_PAIRS:
+        a, b = np.triu_indices(n, 1)
+    else:
+        a, b = rng.integers(n, size=(2, MAX_PAIRS))
+        a, b = a[a != b], b[a != b]
+    distances = [np.linalg.norm(s[a] - s[b], axis=1) for s in (true, predicted)]
+    varies = all(d.std() > 0 for d in distances)
+    scale = true.std(0) + np.finfo(float).tiny
+
+    def misfit(order: np.ndarray) -> float:
+        return float((((true[order] - predicted) / scale) ** 2).sum())
+
+    actual = misfit(np.arange(n))
+    as_good = sum(misfit(rng.permutation(n)) <= actual for _ in range(N_PERMUTATIONS))
+    return Quality(
+        r2_=np.atleast_1d(r2_score(true, predicted, multioutput="raw_values")),
+        error_=error,
+        error_fraction_=error / float(np.linalg.norm(np.ptp(true, axis=0))),
+        distance_correlation_=float(np.corrcoef(*distances)[0, 1]) if varies else 0.0,
+        p_value_=(1 + as_good) / (1 + N_PERMUTATIONS),
+        n_judged_=n,
+    )
 
 
 @dataclass(frozen=True)
 class SpatialMap:
-    """Ridge regression ``s = A z + b`` with its cross-validated quality.
+    """Ridge regression ``s = A z + b`` with its quality on cells it did not see.
+
+    ``kind="by_cluster"`` adds to ``A`` and ``b`` a deviation of each cluster, ``s = A z + b + sum_k w_k (A_k (z - m) + b_k)``
+    for a cell that belongs to cluster ``k`` with probability ``w_k``; the deviations are shrunk towards zero.
 
     Attributes
     ----------
+    kind
+        ``"linear"`` or ``"by_cluster"``.
     coef_
         ``A``, shape ``(n_axes, d)``, in coordinate units per latent unit.
     intercept_
         ``b``, shape ``(n_axes,)``, in coordinate units.
-    r2_
-        Cross-validated coefficient of determination of each axis, shape ``(n_axes,)``.
-    error_
-        Cross-validated median Euclidean error, in coordinate units.
+    mean_
+        ``m``, mean of the embedding, shape ``(d,)``.
+    leverage_
+        ``(Z'Z + penalty)^{-1}`` of the centred embedding, shape ``(d, d)``: how far outside the known cells one is.
     residual_sd_
-        Cross-validated standard deviation of the residual of each axis, shape ``(n_axes,)``.
+        Standard deviation of the residual of each axis on cells not seen, shape ``(n_axes,)``, in coordinate units.
+    cluster_sd_
+        The same for each cluster, shape ``(K, n_axes)``; ``(0, n_axes)`` without clusters.
+    cluster_coef_, cluster_intercept_
+        ``A_k`` and ``b_k``, shapes ``(K, n_axes, d)`` and ``(K, n_axes)``; ``K`` is 0 for ``kind="linear"``.
+    r2_, error_, error_fraction_, distance_correlation_, p_value_, n_judged_
+        See :class:`Quality`.
     n_cells_
         Number of cells with a position.
     """
 
+    kind: str
     coef_: np.ndarray
     intercept_: np.ndarray
+    mean_: np.ndarray
+    leverage_: np.ndarray
+    residual_sd_: np.ndarray
+    cluster_sd_: np.ndarray
+    cluster_coef_: np.ndarray
+    cluster_intercept_: np.ndarray
     r2_: np.ndarray
     error_: float
-    residual_sd_: np.ndarray
+    error_fraction_: float
+    distance_correlation_: float
+    p_value_: float
+    n_judged_: int
     n_cells_: int
 
     @classmethod
-    def fit(cls, embedding: np.ndarray, coordinates: np.ndarray, n_folds: int = 5, seed: int = 0) -> SpatialMap:
+    def fit(
+        cls,
+        embedding: np.ndarray,
+        coordinates: np.ndarray,
+        clusters: np.ndarray | None = None,
+        kind: str = "linear",
+        held_out: np.ndarray | None = None,
+        scheme: str = "folds",
+        groups: np.ndarray | None = None,
+        n_folds: int = 5,
+        seed: int = 0,
+    ) -> SpatialMap:
         """Fit on the cells that have a position.
 
         Parameters
@@ -49,41 +165,261 @@ class SpatialMap:
             Shape ``(n, d)``.
         coordinates
             Shape ``(n, n_axes)``; rows of NaN are cells of unknown position.
-        n_folds
-            Folds of the cross-validation.
+        clusters
+            Probability of each cluster, shape ``(n, K)``; gives each cell a standard deviation of its own.
+        kind
+            ``"linear"``, or ``"by_cluster"``, which needs ``clusters``.
+        held_out
+            Cells that the embedding did not learn the position of, shape ``(n,)``: they judge a map that is fitted to
+            the others, before the final one is fitted to all. ``None`` judges by cross-validation, which is right only
+            if the embedding knows no positions.
+        scheme, groups, n_folds
+            Of the cross-validation, see :func:`cross_validate`.
         seed
             Of the folds.
 
         Raises
         ------
         ValueError
-            If fewer cells have a position than the embedding has dimensions, plus two.
+            If an option is unknown, ``clusters`` is missing, or fewer cells have a position than the embedding has
+            dimensions, plus two.
         """
-        known = ~np.isnan(coordinates).any(1)
-        n_known, n_latent = int(known.sum()), embedding.shape[1]
-        if n_known < n_latent + 2:
-            raise ValueError(
-                f"A linear map from {n_latent} latent dimensions needs at least {n_latent + 2} cells with a position; "
-                f"there are {n_known}."
-            )
+        _check_options(kind, clusters, scheme, groups)
+        known = _known(embedding, coordinates)
         z, s = embedding[known], coordinates[known]
-        predicted = np.empty_like(s)
-        for train, test in KFold(min(n_folds, n_known), shuffle=True, random_state=seed).split(z):
-            predicted[test] = RidgeCV(PENALTIES).fit(z[train], s[train]).predict(z[test]).reshape(len(test), -1)
-        ridge = RidgeCV(PENALTIES).fit(z, s)
+        w = None if clusters is None else clusters[known]
+        if held_out is None:
+            predicted = cross_validate(z, s, w, kind, scheme, None if groups is None else groups[known], n_folds, seed)
+            judged = np.ones(len(z), dtype=bool)
+        else:
+            judged = held_out[known]
+            predicted = np.full_like(s, np.nan)
+            rest = _Affine.fit(z[~judged], s[~judged], None if w is None else w[~judged], kind)
+            predicted[judged] = rest.predict(z[judged], None if w is None else w[judged])
+        residual = (s - predicted)[judged]
+        variance = (residual**2).mean(0)
+        cluster_sd = np.zeros((0, s.shape[1]))
+        if w is not None:
+            weight = w[judged]
+            sums = PRIOR_CELLS * variance + weight.T @ residual**2
+            cluster_sd = np.sqrt(sums / (PRIOR_CELLS + weight.sum(0)[:, None]))
+        measured = quality(s[judged], predicted[judged], seed)
+        fitted = _Affine.fit(z, s, w, kind)
         return cls(
-            coef_=np.atleast_2d(ridge.coef_),
-            intercept_=np.atleast_1d(ridge.intercept_),
-            r2_=np.atleast_1d(r2_score(s, predicted, multioutput="raw_values")),
-            error_=float(np.median(np.linalg.norm(s - predicted, axis=1))),
-            residual_sd_=(s - predicted).std(0),
-            n_cells_=n_known,
+            kind=kind,
+            coef_=fitted.coef,
+            intercept_=fitted.intercept,
+            mean_=fitted.mean,
+            leverage_=fitted.leverage,
+            residual_sd_=np.sqrt(variance),
+            cluster_sd_=cluster_sd,
+            cluster_coef_=fitted.cluster_coef,
+            cluster_intercept_=fitted.cluster_intercept,
+            n_cells_=len(z),
+            **{field.name: getattr(measured, field.name) for field in fields(Quality)},
         )
+
+    @property
+    def has_signal_(self) -> bool:
+        """Whether the positions are predicted better than by chance, see :class:`Quality`."""
+        return self.p_value_ <= NO_SIGNAL
 
     def to_dict(self) -> dict[str, object]:
         """The map as plain arrays and numbers, as they are written to ``uns`` and to disk."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def predict(self, embedding: np.ndarray) -> np.ndarray:
-        """Coordinates of cells from their embedding, shape ``(n, d)`` to ``(n, n_axes)``."""
-        return embedding @ self.coef_.T + self.intercept_
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> SpatialMap:
+        """The map that :meth:`to_dict` wrote, also when it was read back from an h5ad file."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    def predict(self, embedding: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+        """Coordinates of cells.
+
+        Parameters
+        ----------
+        embedding
+            Shape ``(n, d)``.
+        clusters
+            Probability of each cluster, shape ``(n, K)``; needed for ``kind="by_cluster"``.
+
+        Returns
+        -------
+        Array of shape ``(n, n_axes)``, in coordinate units.
+
+        Raises
+        ------
+        ValueError
+            If ``clusters`` is needed and missing.
+        """
+        if self.kind == "by_cluster" and clusters is None:
+            raise ValueError('A map of `kind="by_cluster"` needs `clusters`, the probability of each.')
+        parts = (self.coef_, self.intercept_, self.mean_, self.leverage_, self.cluster_coef_, self.cluster_intercept_)
+        return _Affine(*parts).predict(embedding, clusters)
+
+    def predict_sd(self, embedding: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+        """Standard deviation of each predicted coordinate.
+
+        The residual's, of the cells' clusters if they are given, times ``sqrt(1 + h)`` with the leverage ``h``: cells far
+        from those that the map was fitted to are less certain.
+
+        Parameters
+        ----------
+        embedding, clusters
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        Array of shape ``(n, n_axes)``, in coordinate units.
+        """
+        variance = self.residual_sd_[None] ** 2
+        if clusters is not None and len(self.cluster_sd_):
+            variance = clusters @ self.cluster_sd_**2
+        centered = embedding - self.mean_
+        leverage = np.einsum("nd,de,ne->n", centered, self.leverage_, centered)
+        return np.sqrt(variance * (1.0 + leverage[:, None]))
+
+
+def cross_validate(
+    embedding: np.ndarray,
+    coordinates: np.ndarray,
+    clusters: np.ndarray | None = None,
+    kind: str = "linear",
+    scheme: str = "folds",
+    groups: np.ndarray | None = None,
+    n_folds: int = 5,
+    seed: int = 0,
+) -> np.ndarray:
+    """Position of each cell, predicted by a map that was fitted without it.
+
+    Parameters
+    ----------
+    embedding, coordinates, clusters, kind
+        As in :meth:`SpatialMap.fit`.
+    scheme
+        ``"folds"``: random cells are left out. ``"blocks"``: whole regions of the tissue, so that no cell's neighbours
+        help. ``"groups"``: one group after the other, such as a donor or a section.
+    groups
+        Group of each cell, shape ``(n,)``, for ``scheme="groups"``.
+    n_folds
+        Number of folds, for the first two.
+    seed
+        Of folds and blocks.
+
+    Returns
+    -------
+    Array of shape ``(n, n_axes)``, rows of NaN where the position is unknown; :func:`quality` judges it.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`SpatialMap.fit`, and if there are fewer than two groups.
+    """
+    _check_options(kind, clusters, scheme, groups)
+    known = _known(embedding, coordinates)
+    z, s = embedding[known], coordinates[known]
+    w = None if clusters is None else clusters[known]
+    predicted = np.empty_like(s)
+    for train, test in folds(s, scheme, None if groups is None else np.asarray(groups)[known], n_folds, seed):
+        affine = _Affine.fit(z[train], s[train], None if w is None else w[train], kind)
+        predicted[test] = affine.predict(z[test], None if w is None else w[test])
+    full = np.full(coordinates.shape, np.nan)
+    full[known] = predicted
+    return full
+
+
+def folds(
+    coordinates: np.ndarray, scheme: str, groups: np.ndarray | None, n_folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of each fold.
+
+    Parameters
+    ----------
+    coordinates
+        Shape ``(n, n_axes)``, without NaN.
+    scheme, groups, n_folds, seed
+        As in :func:`cross_validate`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two groups.
+    """
+    n = len(coordinates)
+    if scheme == "groups":
+        if len(np.unique(groups)) < 2:
+            raise ValueError("Leaving groups out needs at least two `groups` with positions.")
+        return list(LeaveOneGroupOut().split(coordinates, groups=groups))
+    n_folds = min(n_folds, n)
+    if scheme == "folds":
+        return list(KFold(n_folds, shuffle=True, random_state=seed).split(coordinates))
+    scaled = coordinates / coordinates.std()
+    blocks = KMeans(min(BLOCKS_PER_FOLD * n_folds, n), n_init=1, random_state=seed).fit_predict(scaled)
+    return list(GroupKFold(n_folds).split(coordinates, groups=blocks))
+
+
+def _check_options(kind: str, clusters: np.ndarray | None, scheme: str, groups: np.ndarray | None) -> None:
+    check_choice("kind", kind, KINDS)
+    check_choice("scheme", scheme, SCHEMES)
+    if kind == "by_cluster" and clusters is None:
+        raise ValueError('`kind="by_cluster"` needs `clusters`, the probability of each cluster.')
+    if scheme == "groups" and groups is None:
+        raise ValueError('`scheme="groups"` needs `groups`, the group of each cell.')
+
+
+def _known(embedding: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Cells with a position; raises ValueError if they are too few for a map."""
+    known = ~np.isnan(coordinates).any(1)
+    n_known, d = int(known.sum()), embedding.shape[1]
+    if n_known < d + 2:
+        raise ValueError(
+            f"A linear map from {d} latent dimensions needs at least {d + 2} cells with a position; there are {n_known}."
+        )
+    return known
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """The numbers of a map, without its quality; see :class:`SpatialMap`."""
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    mean: np.ndarray
+    leverage: np.ndarray
+    cluster_coef: np.ndarray
+    cluster_intercept: np.ndarray
+
+    @classmethod
+    def fit(cls, z: np.ndarray, s: np.ndarray, w: np.ndarray | None, kind: str) -> _Affine:
+        mean, d = z.mean(0), z.shape[1]
+        ridge = RidgeCV(PENALTIES).fit(z - mean, s)
+        coef, center = np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
+        centered = z - mean
+        affine = cls(
+            coef=coef,
+            intercept=center - coef @ mean,
+            mean=mean,
+            leverage=np.linalg.inv(centered.T @ centered + ridge.alpha_ * np.eye(d)),
+            cluster_coef=np.zeros((0, s.shape[1], d)),
+            cluster_intercept=np.zeros((0, s.shape[1])),
+        )
+        if kind == "linear":
+            return affine
+        k = w.shape[1]
+        deviation = RidgeCV(PENALTIES, fit_intercept=False).fit(_by_cluster(centered, w), s - affine.predict(z, None))
+        blocks = np.atleast_2d(deviation.coef_).reshape(s.shape[1], k, d + 1).transpose(1, 0, 2)
+        return cls(affine.coef, affine.intercept, mean, affine.leverage, blocks[..., :d], blocks[..., d])
+
+    def predict(self, z: np.ndarray, w: np.ndarray | None) -> np.ndarray:
+        s = z @ self.coef.T + self.intercept
+        if len(self.cluster_coef) == 0:
+            return s
+        centered = z - self.mean
+        deviation = np.einsum("kad,nd->nka", self.cluster_coef, centered) + self.cluster_intercept
+        return s + np.einsum("nk,nka->na", w, deviation)
+
+
+def _by_cluster(centered: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Features ``w_k (z, 1)`` of each cell, shape ``(n, K (d + 1))``."""
+    with_one = np.column_stack([centered, np.ones(len(centered))])
+    return (w[:, :, None] * with_one[:, None]).reshape(len(w), -1)

@@ -35,11 +35,17 @@ class TrainingData:
         Cells whose assignment is given, shape ``(n,)``.
     graph
         Neighbour graph whose rows sum to one (or to zero), shape ``(n, n)``; ``None`` for no Potts prior.
+    positions
+        Standardised coordinates, shape ``(n, p)``, rows of NaN where unknown; ``None`` for no spatial term.
+    held_out
+        Cells whose position is not to be learned, shape ``(n,)``.
     """
 
     start: np.ndarray
     labelled: np.ndarray
     graph: sp.csr_matrix | None = None
+    positions: np.ndarray | None = None
+    held_out: np.ndarray | None = None
 
 
 def ramp(progress: float, start: float, length: float) -> float:
@@ -105,6 +111,8 @@ class RMVETrainingPlan(TrainingPlan):
     confidence
         Weight of the entropy of each cell's assignment, in the joint phase. Equal to ``balance``, the two are the
         mutual information between a cell and its component.
+    spatial
+        Weight of the positions, for cells that have one: see :meth:`rmve.module.RMVEModule.position_loss`. 0 is none.
     dirichlet
         Concentration of the symmetric Dirichlet prior on ``p(y)``.
     estimator
@@ -139,6 +147,7 @@ class RMVETrainingPlan(TrainingPlan):
         view: Callable[[Tensor], Tensor] | None = None,
         balance: float = 0.0,
         confidence: float = 0.0,
+        spatial: float = 50.0,
         dirichlet: float = 1.0,
         estimator: str = "sample",
         momentum: float = 0.5,
@@ -164,6 +173,10 @@ class RMVETrainingPlan(TrainingPlan):
         self.estimator, self.momentum = estimator, momentum
         self.labelled = torch.as_tensor(data.labelled)
         self.any_labelled = bool(data.labelled.any())
+        self.spatial, self.positions = spatial, None
+        if spatial > 0 and data.positions is not None:
+            self.positions = torch.as_tensor(data.positions, dtype=torch.float32)
+            self.held_out = torch.as_tensor(data.held_out)
         start = torch.as_tensor(data.start, dtype=torch.float32)
         smooth = torch.where(self.labelled, 0.0, smoothing)[:, None]
         self.start = (1.0 - smooth) * start + smooth / start.shape[1]
@@ -196,6 +209,12 @@ class RMVETrainingPlan(TrainingPlan):
             "dirichlet": self.dirichlet,
             "n_obs": self.n_obs_training or len(self.start),
         }
+        if self.positions is not None:
+            common |= {
+                "positions": self.positions[rows].to(device),
+                "held_out": self.held_out[rows].to(device),
+                "spatial": self.spatial,
+            }
         labelled = self.labelled[rows]
         given = {"target": self.start[rows].to(device)}
         if progress < warmup:
