@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from rmve import spatial
 from rmve import _validation as check
+from rmve import spatial
 from rmve.module import COUNT_LIKELIHOODS
 from rmve.spatial import Quality, SpatialMap
 
