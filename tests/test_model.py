@@ -344,7 +344,7 @@ def test_backed_data(make_cells, from_csr, fit, tmp_path, as_dense):
 def test_input_dropout(cells):
     """The dropout of the encoder's input is an option of the model."""
     RMVE.setup_anndata(cells)
-    assert RMVE(cells, n_components=3).module.input_dropout.p == 0.2
+    assert RMVE(cells, n_components=3).module.input_dropout.p == 0.06  # 60 genes
     assert RMVE(cells, n_components=3, input_dropout=0.0).module.input_dropout.p == 0.0
 
 

@@ -474,3 +474,80 @@ def test_marginal_likelihood_grows_with_samples(make_module, make_batch):
         for n in (1, 50)
     )
     assert few < many
+
+
+# ------------------------------------------------------------------- positions
+
+
+@pytest.fixture
+def place(make_module, make_batch):
+    """A module with two coordinates, a mini-batch, its assignment and positions, of which one is unknown."""
+    module = make_module(n_spatial=2)
+    outputs = module.inference(make_batch()[X])
+    positions = torch.randn(B, 2, dtype=torch.float64)
+    positions[3] = torch.nan
+    return module, outputs, outputs["log_q"].exp(), positions
+
+
+def test_position_loss_is_the_expected_squared_error(place):
+    """By Monte Carlo over y and z, for cells with a position that are not held out."""
+    module, outputs, assignment, positions = place
+    held_out = torch.arange(B) % 4 == 0
+    module.space_var.copy_(torch.tensor([0.5, 0.2]))  # signal to noise 1 and 4
+    loss = module.position_loss(assignment, outputs, positions, held_out)
+    n = 200_000
+    y = Categorical(assignment).sample((n,))
+    rows = torch.arange(B)
+    mean, sd = outputs["z_mean"][rows, y], outputs["z_var"][rows, y].sqrt()
+    squared = (positions - module.space_head(mean + sd * torch.randn_like(mean))).square().mean(0)
+    counted = ~held_out & positions.isfinite().all(-1)
+    expected = 0.5 * (squared[counted] * torch.tensor([1.0, 4.0])).sum() / B
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.0)
+
+
+def test_held_out_positions_teach_nothing_but_the_variance(place):
+    """Their gradient is zero; in training their error becomes the running variance, in evaluation it does not."""
+    module, outputs, assignment, positions = place
+    nothing = module.position_loss(assignment, outputs, positions, torch.ones(B, dtype=torch.bool))
+    assert nothing.item() == 0.0
+    torch.testing.assert_close(module.space_var, torch.ones(2, dtype=torch.float64))
+    module.train()
+    for _ in range(2000):
+        module.position_loss(assignment, outputs, positions, torch.ones(B, dtype=torch.bool))
+    known = positions.isfinite().all(-1)
+    residual = positions[known][:, None] - module.space_head(outputs["z_mean"][known])
+    spread = outputs["z_var"][known] @ module.space_head.weight.square().T
+    expected = (assignment[known][..., None] * (residual.square() + spread)).sum(1).mean(0)
+    torch.testing.assert_close(module.space_var, expected.detach())
+
+
+def test_coordinates_without_signal_keep_a_small_weight(place):
+    """No less than the least signal, so that a coordinate can start to be learned."""
+    module, outputs, assignment, positions = place
+    none = torch.zeros(B, dtype=torch.bool)
+    module.space_var.fill_(1.0)
+    weak = module.position_loss(assignment, outputs, positions, none)
+    module.space_var.fill_(1.0 / 1.2)  # explained to unexplained variance: the least that counts
+    torch.testing.assert_close(weak, module.position_loss(assignment, outputs, positions, none))
+    module.space_var.fill_(0.5)
+    torch.testing.assert_close(5.0 * weak, module.position_loss(assignment, outputs, positions, none))
+
+
+def test_unknown_positions_give_no_gradient(place):
+    """Cells without a position pull the map nowhere, also in the factorised posterior."""
+    module, outputs, assignment, positions = place
+    positions[:] = torch.nan
+    assert module.position_loss(assignment, outputs, positions, torch.zeros(B, dtype=torch.bool)).item() == 0.0
+
+
+def test_loss_adds_the_positions(make_module, make_batch):
+    """The total is the bound plus the weight times the positions' loss, for held cells under their given assignment."""
+    module, batch = make_module(n_spatial=2, posterior="factorized"), make_batch()
+    outputs = module.inference(batch[X])
+    generated = module.generative(outputs["z"], outputs["library"], batch[BATCH])
+    positions, held_out = torch.randn(B, 2, dtype=torch.float64), torch.zeros(B, dtype=torch.bool)
+    plain = module.loss(batch, outputs, generated, Objective()).loss
+    full = module.loss(batch, outputs, generated, Objective(positions=positions, held_out=held_out, spatial=7.0))
+    expected = module.position_loss(outputs["log_q"].exp(), outputs, positions, held_out)
+    torch.testing.assert_close(full.loss, plain + 7.0 * expected)
+    torch.testing.assert_close(full.extra_metrics["position_loss"], expected.detach())

@@ -481,6 +481,9 @@ class RMVE(
             obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
             obs[names.spatial_sd] = mapped["sd"]
             uns["spatial_map"] = self.spatial_map_.to_dict()
+            if self.adata is not None:
+                uns["spatial_genes"] = self.get_spatial_genes()
+                uns["held_out"] = self.adata.obs_names[self.held_out_positions_].to_numpy(dtype=str)
         for key, column in obs.items():
             adata.obs[key] = column
         for key, array in obsm.items():

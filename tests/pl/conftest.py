@@ -18,7 +18,7 @@ def _no_windows():
 @pytest.fixture(scope="session")
 def trained(make_cells, fit):
     """A model whose results are in its AnnData."""
-    model = fit(make_cells(), {"layer": "counts"}, n_components=4)
+    model = fit(make_cells(), {"layer": "counts", "spatial_key": "spatial"}, n_components=4, epochs=30)
     model.annotate()
     return model
 

@@ -12,6 +12,11 @@ from rmve._keys import Written
 from rmve.pl._figure import palette, spread
 
 FIGURES = {
+    "body_map": rmve.pl.body_map,
+    "spatial": rmve.pl.spatial,
+    "spatial_error": rmve.pl.spatial_error,
+    "spatial_fit": rmve.pl.spatial_fit,
+    "spatial_genes": rmve.pl.spatial_genes,
     "embedding": rmve.pl.embedding,
     "components": rmve.pl.components,
     "confusion": lambda adata, **kwargs: rmve.pl.confusion(adata, "cell_type", **kwargs),

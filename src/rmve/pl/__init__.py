@@ -4,12 +4,27 @@ They work the same on an AnnData read back from disk, and leave it as it is. Onl
 :func:`stability`, of several, take what they draw as their argument.
 """
 
+from rmve.pl._body import body_map
 from rmve.pl._components import components
 from rmve.pl._confidence import confidence
 from rmve.pl._confusion import confusion
 from rmve.pl._embedding import embedding
 from rmve.pl._history import history
 from rmve.pl._merge_tree import merge_tree
+from rmve.pl._spatial import spatial, spatial_error, spatial_fit, spatial_genes
 from rmve.pl._stability import stability
 
-__all__ = ["components", "confidence", "confusion", "embedding", "history", "merge_tree", "stability"]
+__all__ = [
+    "body_map",
+    "components",
+    "confidence",
+    "confusion",
+    "embedding",
+    "history",
+    "merge_tree",
+    "spatial",
+    "spatial_error",
+    "spatial_fit",
+    "spatial_genes",
+    "stability",
+]
