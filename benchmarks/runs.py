@@ -39,6 +39,7 @@ PACKAGES = (
     "pynndescent",
     "drvi-py",
     "harmonypy",
+    "novosparc",
 )
 
 
