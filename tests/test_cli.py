@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import rmve
 from rmve import cli
+from rmve._callbacks import CHATTY
 from rmve._keys import Written
 
 QUICK = ["--max-epochs", "2"]
@@ -272,13 +273,13 @@ def notes():
 
 
 def test_notes_of_the_training_libraries_are_silent_in_a_command_only(run, source, notes):
-    levels, filters = [logging.getLogger(name).level for name in cli.CHATTY], list(warnings.filters)
+    levels, filters = [logging.getLogger(name).level for name in CHATTY], list(warnings.filters)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert run("cluster", source, "-o", "out.h5ad", *QUICK).exit_code == 0
     assert notes == []
     assert not [warning for warning in caught if "lightning" in warning.filename]
-    assert [logging.getLogger(name).level for name in cli.CHATTY] == levels
+    assert [logging.getLogger(name).level for name in CHATTY] == levels
     assert list(warnings.filters) == filters
 
     scvi.settings.seed = 0

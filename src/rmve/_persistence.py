@@ -137,17 +137,21 @@ class PersistenceMixin:
             raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
         if save_anndata and self.adata is None:
             raise ValueError("The model has no data to save.")
-        document = {
-            "rmve_version": version("rmve"),
-            "init_params": self.init_params_["non_kwargs"],
-            "registry": self.registry_,
-            "attributes": {name: getattr(self, name) for name in SAVED},
-            "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
-        }
+        document = self._document()
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, prefix or "", self.module.state_dict(), document)
         if save_anndata:
             self.adata.write_h5ad(folder / f"{prefix or ''}{ADATA_FILE}", **anndata_write_kwargs)
+
+    def _document(self, **attributes) -> dict[str, object]:
+        """All of a model but its weights; ``attributes`` take the place of the model's own."""
+        return {
+            "rmve_version": version("rmve"),
+            "init_params": self.init_params_["non_kwargs"],
+            "registry": self.registry_,
+            "attributes": {name: getattr(self, name) for name in SAVED} | attributes,
+            "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
+        }
 
     @classmethod
     def load(

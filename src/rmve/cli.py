@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -24,19 +22,12 @@ from rich.text import Text
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
+from rmve._callbacks import silence
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.module import GENE_LIKELIHOODS
 
 #: What the demonstration writes, and the column of its data that it compares with.
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
-#: Loggers that speak of devices, tips and data loaders.
-CHATTY = (
-    "lightning.pytorch",
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.fabric",
-    "lightning.fabric.utilities.seed",
-)
-
 Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -109,7 +100,7 @@ def cluster(
 
     The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
     """
-    with _errors_in_one_line(), _without_chatter():
+    with _errors_in_one_line(), silence(everything=True):
         _check_output(output, force)
         start = time.perf_counter()
         adata = ad.read_h5ad(source)
@@ -142,7 +133,7 @@ def demo(
 
     Writes rmve_demo.h5ad and rmve_demo.png, over those of an earlier demo.
     """
-    with _errors_in_one_line(), _without_chatter():
+    with _errors_in_one_line(), silence(everything=True):
         output_dir.mkdir(parents=True, exist_ok=True)
         data, figure = (output_dir / f"{DEMO_STEM}{ending}" for ending in (".h5ad", ".png"))
         _check_output(data, force=True)
@@ -240,19 +231,3 @@ def _errors_in_one_line() -> Iterator[None]:
         line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
         Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(1) from None
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep the training libraries' notes on devices, tips and loaders off the screen."""
-    loggers = [logging.getLogger(name) for name in CHATTY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\.")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ from rmve._compat import (
 from rmve._fields import PositionsField
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
+from rmve._run import RunMixin, check_no_run
 from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
@@ -73,6 +76,7 @@ class RMVE(
     SpatialMixin,
     StabilityMixin,
     StartMixin,
+    RunMixin,
     RNASeqMixin,
     VAEMixin,
     ArchesMixin,
@@ -335,6 +339,9 @@ class RMVE(
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
         start: Sequence[int] | None = None,
+        quiet: bool = False,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every: int = 1,
         **trainer_kwargs,
     ) -> None:
         """Train the model; the arguments are those of scvi-tools' models.
@@ -352,19 +359,32 @@ class RMVE(
         batch_size
             Cells in a mini-batch.
         early_stopping
-            Stop when the bound on the validation cells no longer improves.
+            Stop when the bound on the validation cells has not improved for a tenth of the run (and at least 5 epochs),
+            once all warm-ups are over. ``early_stopping_patience`` and ``early_stopping_warmup_epochs`` change that.
         plan_kwargs
             Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
         start
             Component of each cell to start from, integers in ``[0, K)``; ``None`` finds a partition. Labelled cells keep
             their label.
+        quiet
+            Whether to show neither the progress bar nor the notes of the training libraries.
+        checkpoint_dir
+            Folder for a checkpoint of the last epoch, from which :meth:`resume` goes on; in the end, of the trained
+            model, as :meth:`save` writes it. Each folder ``epoch_...`` in it can be loaded as a model, too.
+        checkpoint_every
+            Epochs between checkpoints.
         **trainer_kwargs
-            Passed to scvi-tools' trainer.
+            Passed to scvi-tools' trainer, for example ``enable_progress_bar=False``.
 
         Raises
         ------
         RuntimeError
-            If the model was loaded without data.
+            If the model was loaded without data, or the loss or a gradient is not finite: the weights from before that
+            epoch are kept.
+        KeyboardInterrupt
+            On Ctrl-C, after the present mini-batch: the model can be used as it is.
+        FileExistsError
+            If ``checkpoint_dir`` holds another run or a model.
         ValueError
             If an argument is out of range.
 
@@ -378,7 +398,15 @@ class RMVE(
             raise ValueError("Training needs at least two cells; `adata` has one.")
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
+        check.check_positive_int("checkpoint_every", checkpoint_every)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
+        if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
+            raise ValueError(
+                "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
+                "`early_stopping=True`, or `checkpoint_dir`."
+            )
+        if checkpoint_dir is not None:
+            check_no_run(Path(checkpoint_dir))
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
@@ -406,28 +434,24 @@ class RMVE(
         if max_epochs is None:
             n_batches = -(-self.adata.n_obs // batch_size) if with_positions else None
             max_epochs = default_epochs(self.adata.n_obs, n_batches)
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            datasplitter_kwargs=datasplitter_kwargs,
-            plan_kwargs={**defaults, **plan_kwargs, "data": data},
+        if early_stopping:
+            if train_size is not None and train_size + (validation_size or 0.0) >= 1.0 and not validation_size:
+                raise ValueError("`early_stopping` needs validation cells. Leave out `train_size`, or lower it.")
+            trainer_kwargs.setdefault("early_stopping_patience", max(5, round(max_epochs / 10)))
+        fit = {
+            "max_epochs": max_epochs,
+            "accelerator": accelerator,
+            "devices": devices,
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+            "early_stopping": early_stopping,
+            "datasplitter_kwargs": datasplitter_kwargs,
+            "plan_kwargs": {**defaults, **plan_kwargs, "data": data},
             **trainer_kwargs,
-        )
-        if self.is_query_:  # clusters of new cells are the reference's
-            return
-        wanted = self.n_clusters_wanted_
-        if self.label_names_ or (wanted is None and self.module.repulsion is None):
-            self.number_clusters()
-        else:  # components that share their cells are one cluster
-            self._merge("auto" if wanted is None else wanted, at_most=True)
-        if with_positions:
-            self.fit_spatial_map()
+        }
+        self._run(fit, quiet, checkpoint_dir, checkpoint_every)
 
     # ------------------------------------------------------------- write-back
 

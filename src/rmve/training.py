@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
 
@@ -183,6 +184,13 @@ class RMVETrainingPlan(TrainingPlan):
         self.graph = data.graph if potts > 0 else None
         #: Running average of ``q(y|x)``, which the Potts prior reads.
         self.assignment = self.start.clone()
+        #: Latest part of the run, as a share, at which a strength is still rising.
+        self.settled = warmup_fraction + (1.0 - warmup_fraction) * max(
+            potts_ramp_fraction if self.graph is not None else 0.0,
+            repulsion_ramp_fraction if module.repulsion is not None and repulsion > 0 else 0.0,
+        )
+        #: What was not finite in a step, in words.
+        self.failure: str | None = None
 
     # ------------------------------------------------------------- schedule
 
@@ -261,6 +269,8 @@ class RMVETrainingPlan(TrainingPlan):
         if objective.agreement > 0:
             objective = _with_view(objective, self.view(batch["X"]))
         inference, _, loss = self._forward(batch, objective)
+        if not torch.isfinite(loss.loss):
+            self.failure = _not_finite(loss, rows)
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
@@ -275,6 +285,20 @@ class RMVETrainingPlan(TrainingPlan):
         _, _, loss = self._forward(batch, Objective())
         self.log("validation_loss", loss.loss, on_epoch=True)
         self.compute_and_log_metrics(loss, self.val_metrics, "validation")
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Add the running assignment and the state of the random numbers."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint |= {"assignment": self.assignment, "rng": rng}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Take both from a checkpoint. Next, Lightning draws the order of the cells, as at the start of any epoch."""
+        self.assignment, rng = checkpoint["assignment"], checkpoint["rng"]
+        torch.set_rng_state(rng["cpu"].cpu())
+        if "cuda" in rng and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
 
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""
@@ -318,6 +342,21 @@ def _thin(x: Tensor) -> Tensor:
     """Half of the molecules of each cell; a cell that would lose all of them is left as it is."""
     thinned = thin_counts(x, 0.5)
     return torch.where(thinned.sum(-1, keepdim=True) > 0, thinned, x)
+
+
+def _not_finite(loss: LossOutput, rows: np.ndarray) -> str:
+    """Name the terms of a loss that are not finite, and the cells where they are."""
+    terms = {"the reconstruction": loss.reconstruction_loss, "the divergence from the prior": loss.kl_local}
+    terms |= {f"the {name}": {name: value} for name, value in loss.extra_metrics.items()}
+    named = []
+    for name, parts in terms.items():
+        for value in parts.values():
+            bad = ~torch.isfinite(value.detach()).cpu().numpy()
+            if bad.shape == rows.shape and 0 < bad.sum() < len(rows):
+                named.append(f"{name} of {bad.sum()} cell(s), the first in row {rows[bad][0]}")
+            elif bad.any():
+                named.append(name)
+    return f"the loss is not finite: {' and '.join(named) or 'its sum'}"
 
 
 def _with_view(objective: Objective, view: Tensor) -> Objective:

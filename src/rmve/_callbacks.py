@@ -1,0 +1,195 @@
+"""What surrounds a run of training: a safe stop, checkpoints, and silence. Nothing here knows AnnData."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+#: Loggers that speak of devices, tips and data loaders.
+CHATTY = (
+    "lightning.pytorch",
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric",
+    "lightning.fabric.utilities.seed",
+)
+#: Hints of Lightning that mislead: more workers make small mini-batches from memory slower, and metrics are logged once
+#: in an epoch anyway.
+MISLEADING = (".*does not have many workers.*", ".*number of training batches.*", ".*LeafSpec.*")
+#: State of the trainer, beside the files of a model, in the folder of a checkpoint.
+TRAINER_FILE = "trainer.pt"
+EPOCH = "epoch_"
+
+
+class SafeStop(Callback):
+    """Ends a run so that the module is of use.
+
+    Ctrl-C stops it after the present mini-batch; a second Ctrl-C does not wait. A loss or a gradient that is not finite
+    stops it before the optimizer's step, and what it spoilt is put back as it was at the end of the epoch before.
+    Early stopping is told to wait until all warm-ups are over.
+
+    Attributes
+    ----------
+    interrupted
+        Whether Ctrl-C was pressed.
+    failure
+        What was not finite; ``None`` if all was.
+    n_epochs
+        Epochs that were completed, those before a resumed run included.
+    """
+
+    def __init__(self, given_warmup: bool = False):
+        self.given_warmup = given_warmup
+        self.interrupted, self.failure, self.n_epochs = False, None, 0
+        self._handler = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run was ended before its time."""
+        return self.interrupted or self.failure is not None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to Ctrl-C, and keep the weights."""
+        self.n_epochs = trainer.current_epoch
+        self._keep(pl_module)
+        early = trainer.early_stopping_callback
+        if early is not None and not self.given_warmup:
+            epochs = math.ceil(pl_module.settled * trainer.max_epochs) - trainer.current_epoch
+            early.warmup_epochs = max(0, epochs // (trainer.check_val_every_n_epoch or 1))
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals are the main thread's
+
+        def stop(*_) -> None:
+            self.interrupted = trainer.should_stop = True
+            self._release()
+
+        self._handler = signal.signal(signal.SIGINT, stop)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
+        """Leave out a step that would spoil the weights."""
+        if pl_module.failure is None and getattr(trainer.precision_plugin, "scaler", None) is None:
+            total = sum(p.grad.sum() for p in pl_module.parameters() if p.grad is not None)
+            if not torch.isfinite(total):
+                bad = [
+                    name
+                    for name, p in pl_module.module.named_parameters()
+                    if p.grad is not None and not torch.isfinite(p.grad).all()
+                ]
+                pl_module.failure = f"the gradient of {', '.join(bad[:3])} is not finite"
+        if pl_module.failure is not None:
+            optimizer.zero_grad(set_to_none=True)
+            self.failure, trainer.should_stop = pl_module.failure, True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights of a completed epoch."""
+        if not self.stopped:
+            self.n_epochs = trainer.current_epoch + 1
+            self._keep(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put back what is not finite."""
+        self._release()
+        if self.failure is not None:
+            pl_module.module.load_state_dict(self._kept)
+        self._kept = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening."""
+        self._release()
+
+    def _keep(self, plan: LightningModule) -> None:
+        self._kept = {name: value.detach().clone() for name, value in plan.module.state_dict().items()}
+
+    def _release(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+
+class Checkpoints(Callback):
+    """Writes folders ``epoch_1``, ``epoch_2``, ..., each whole or not at all, and keeps the last.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    every
+        Epochs between two of them.
+    save_model
+        Writes the model of a trainer into a folder.
+    save_run
+        Writes what stays the same in a run, when it begins; ``None`` for a resumed run.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        save_model: Callable[[Path, Trainer], None],
+        save_run: Callable[[Trainer], None] | None,
+    ):
+        self.folder, self.every = folder, every
+        self.save_model, self.save_run = save_model, save_run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what stays the same."""
+        self.first = trainer.current_epoch
+        if self.save_run is not None:
+            self.save_run(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint of the epoch before, all of which is logged by now, and remove older ones."""
+        epoch = trainer.current_epoch
+        if epoch == self.first or epoch % self.every:
+            return
+        new, before = self.folder / f"{EPOCH}{epoch}", list_epochs(self.folder)
+        temporary = self.folder / ".writing"
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        temporary.mkdir()
+        self.save_model(temporary, trainer)
+        trainer.save_checkpoint(temporary / TRAINER_FILE)
+        os.replace(temporary, new)
+        for folder in before:
+            shutil.rmtree(folder)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        """Take back that the next epoch is ready: otherwise Lightning would go on at its end."""
+        for count in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+            count["ready"] = count["completed"]
+
+
+def list_epochs(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, the last epoch last."""
+    numbers = [path.name.removeprefix(EPOCH) for path in folder.glob(f"{EPOCH}*")]
+    return [folder / f"{EPOCH}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
+
+
+@contextlib.contextmanager
+def silence(everything: bool) -> Iterator[None]:
+    """Keep misleading hints of the training libraries off the screen, or all that they say."""
+    loggers = [logging.getLogger(name) for name in CHATTY] if everything else []
+    levels = [logger.level for logger in loggers]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for message in MISLEADING:
+            warnings.filterwarnings("ignore", message=message)
+        if everything:
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
