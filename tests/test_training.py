@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -322,6 +323,7 @@ def test_failed_training_starts_afresh(cells, monkeypatch):
         model.train(max_epochs=1, plan_kwargs={"repulsoin": 1.0})
     seen = {}
 
+    @functools.wraps(RMVETrainingPlan.__init__)
     def note(self, module, **kwargs):
         seen.update(kwargs)
         raise InterruptedError
@@ -338,6 +340,7 @@ def test_options_reach_the_plan(cells, monkeypatch):
     """Options given to train, and the estimator given to the model, arrive in the plan."""
     seen = {}
 
+    @functools.wraps(RMVETrainingPlan.__init__)
     def note(self, module, **kwargs):
         seen.update(kwargs)
         raise InterruptedError
@@ -362,6 +365,7 @@ def plan_options(monkeypatch):
     def run(model, **options) -> dict:
         seen = {}
 
+        @functools.wraps(RMVETrainingPlan.__init__)
         def note(self, module, **kwargs):
             seen.update(kwargs)
             raise InterruptedError

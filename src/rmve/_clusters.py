@@ -11,7 +11,7 @@ import torch
 from anndata import AnnData
 
 from rmve import components
-from rmve._validation import check_positive_int
+from rmve._validation import check_positive_int, get_indices
 from rmve.maths.gaussians import between_components, bhattacharyya
 
 
@@ -106,7 +106,7 @@ class ClustersMixin:
         soft
             Whether to return probabilities instead of the most probable cluster.
         indices
-            Rows of ``adata``; ``None`` is all.
+            Rows of ``adata``, or a mask; ``None`` is all.
         batch_size
             Cells in a mini-batch.
 
@@ -118,7 +118,10 @@ class ClustersMixin:
         ``"new_0"``, ``"new_1"``, ...
         """
         self._check_if_trained()
+        if batch_size is not None:
+            check_positive_int("batch_size", batch_size)
         adata = self._validate_anndata(adata)
+        indices = get_indices(indices, adata.n_obs)
         assignment, _ = self._posterior(adata, indices, batch_size)
         index = adata.obs_names if indices is None else adata.obs_names[indices]
         return self._cluster_probabilities(assignment, index) if soft else self._hard_labels(assignment, index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
-from pathlib import Path
+from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -79,6 +79,14 @@ class PersistenceMixin:
                 self._register_manager_for_instance(manager)
         return super()._validate_anndata(adata, copy_if_view=copy_if_view)
 
+    def _make_data_loader(self, adata: AnnData, indices=None, batch_size: int | None = None, **kwargs):
+        """scvi-tools' loader, after a check of the rows; every getter comes by here."""
+        self._check_if_trained()
+        if batch_size is not None:
+            check.check_positive_int("batch_size", batch_size)
+        indices = check.get_indices(indices, adata.n_obs)
+        return super()._make_data_loader(adata=adata, indices=indices, batch_size=batch_size, **kwargs)
+
     def _check_new_data(self, adata: AnnData, new_batches: bool = False) -> None:
         """Raise unless new data has the model's genes, layer, columns, known batches and labels."""
         check.check_anndata(adata, allow_view=True)
@@ -132,7 +140,8 @@ class PersistenceMixin:
         ValueError
             If ``save_anndata`` is asked of a model without data.
         """
-        folder = Path(dir_path)
+        folder = check.get_folder("dir_path", dir_path)
+        check.check_prefix(prefix)
         if folder.exists() and not overwrite:
             raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
         if save_anndata and self.adata is None:
@@ -188,7 +197,8 @@ class PersistenceMixin:
             If the files are not a model of this class, or ``adata`` does not fit it.
         """
         _, _, where = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
-        folder, prefix = Path(dir_path), prefix or ""
+        check.check_prefix(prefix)
+        folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
         try:
             registry, attributes = document["registry"], {name: document["attributes"][name] for name in SAVED}
@@ -196,6 +206,11 @@ class PersistenceMixin:
             init_params, spatial_map = document["init_params"], document["spatial_map"]
         except (KeyError, TypeError) as error:
             raise not_a_model(folder, error) from error
+        unknown = (
+            set(init_params) - set(signature(cls).parameters) if isinstance(init_params, dict) else {"init_params"}
+        )
+        if unknown:
+            raise not_a_model(folder, f"unknown options {sorted(unknown)}")
         if saved_class != cls.__name__:
             raise ValueError(f"{str(folder)!r} holds a {saved_class} model. Load it with that class.")
         if adata is None:
@@ -206,8 +221,12 @@ class PersistenceMixin:
         if adata is not None:
             check.check_anndata(adata)
             check.check_genes(adata.var_names, attributes["var_names_"])
+            check.check_values(adata, setup_args.get("layer"), init_params.get("gene_likelihood", "nb"))
             cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **setup_args)
-        model = cls(adata, registry=registry, **init_params)
+        try:
+            model = cls(adata, registry=registry, **init_params)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # the data was found to be in order
+            raise not_a_model(folder, error) from error
         for name, value in attributes.items():
             setattr(model, name, value)
         if spatial_map is not None:
@@ -216,6 +235,9 @@ class PersistenceMixin:
             model.module.load_state_dict(state_dict)
         except RuntimeError as error:
             raise not_a_model(folder, error) from error
+        clusters = model.component_cluster_
+        if len(clusters) != model.module.n_components or set(clusters) != set(range(len(model.cluster_names_))):
+            raise not_a_model(folder, "its clusters do not fit its components")
         model.to_device(where)
         model.module.eval()
         return model
@@ -251,6 +273,7 @@ class PersistenceMixin:
             reference_model = cls.load(reference_model, adata=False)
         if inplace_subset_query_vars:
             adata._inplace_subset_var(pd.Index(reference_model.get_var_names()))
+        reference_model._check_if_trained()
         reference_model._check_new_data(adata, new_batches=True)
         model = super().load_query_data(adata, reference_model, **kwargs)
         # components and clusters are the reference's

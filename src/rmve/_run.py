@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,24 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from lightning.pytorch import Trainer
+from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import Trainer as ScviTrainer
 
 from rmve import _validation as check
 from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, list_epochs, silence
 from rmve._serialization import JSON_FILE, from_json, not_a_model, to_json, write_model
-from rmve.training import TrainingData
+from rmve.maths.estimators import ESTIMATORS
+from rmve.training import LR_SCHEDULES, RMVETrainingPlan, TrainingData
 
 #: What stays the same in a run: its arguments, its split of the cells and its starting point.
 RUN_FILE = "run.pt"
+#: Options of the training plan with few values.
+CHOICES = {"estimator": ESTIMATORS, "lr_schedule": LR_SCHEDULES}
+#: Options of the training plan that lie in [0, 1], and those that are not negative.
+FRACTIONS = ("warmup_fraction", "kl_warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction", "smoothing")
+FRACTIONS += ("momentum", "lr_drop_fraction", "lr_drop")
+STRENGTHS = ("lr", "mixture_lr", "weight_decay", "kl_weight", "warmup_alpha", "potts", "repulsion", "alpha")
+STRENGTHS += ("agreement", "balance", "confidence", "dirichlet")
 #: Arguments of a run that a resumed one does not repeat: it takes the split of the cells from the file, and has a
 #: machine and objects of its own.
 NOT_REPEATED = ("train_size", "validation_size", "shuffle_set_split", "accelerator", "devices", "callbacks", "logger")
@@ -146,7 +157,7 @@ class RunMixin:
         >>> model.train(checkpoint_dir="run")  # doctest: +SKIP
         >>> model = rmve.RMVE.resume("run", adata)  # after a crash  # doctest: +SKIP
         """
-        folder = Path(checkpoint_dir)
+        folder = check.get_folder("checkpoint_dir", checkpoint_dir)
         if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
             return cls.load(folder, adata=adata, accelerator=accelerator)
         fit, functions, cells, data, split = _read_run(folder)
@@ -160,6 +171,7 @@ class RunMixin:
             raise ValueError(
                 f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order. Give the same data."
             )
+        check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs)
         plan_kwargs = plan_kwargs or {}
         missing = [name for name in functions if name not in plan_kwargs]
         if missing:
@@ -204,6 +216,43 @@ def _stopped(guard: SafeStop, max_epochs: int, trained: bool, folder: Path | Non
 
 
 # ----------------------------------------------------------------------- files
+
+
+def check_options(plan: type, plan_kwargs: dict | None, trainer_kwargs: dict) -> None:
+    """Raise unless options of the plan and of the trainer exist and have a sensible value, before the work begins.
+
+    Raises
+    ------
+    TypeError
+        If an option does not exist, or ``plan_kwargs`` is no dictionary.
+    ValueError
+        If a value is out of range.
+    """
+    if not isinstance(plan_kwargs, dict | None):
+        raise TypeError(f"`plan_kwargs` must be a dictionary, not {plan_kwargs!r}.")
+    plan_kwargs = plan_kwargs or {}
+    check.check_names("`plan_kwargs`", plan_kwargs, _options_of(plan) - {"self", "module", "data", "kwargs"})
+    for name, value in plan_kwargs.items():
+        if name in CHOICES:
+            check.check_choice(name, value, CHOICES[name])
+        elif name in FRACTIONS:
+            check.check_number(name, value, 0.0, 1.0)
+        elif name in STRENGTHS:
+            check.check_number(name, value)
+    known = {*signature(ScviTrainer).parameters, *signature(Trainer).parameters, *signature(RunMixin._run).parameters}
+    train = signature(UnsupervisedTrainingMixin.train).parameters
+    check.check_names("`train`", trainer_kwargs, {*known, *train, "ckpt_path"} - {"self", "kwargs", "trainer_kwargs"})
+
+
+def _options_of(plan: type) -> set[str]:
+    """Names that a training plan takes: its own, and its parents' as long as it passes others on to them."""
+    names = set()
+    for owner in plan.__mro__:
+        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
+        names |= {parameter.name for parameter in parameters}
+        if owner is RMVETrainingPlan:
+            break
+    return names
 
 
 def check_no_run(folder: Path) -> None:

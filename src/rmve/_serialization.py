@@ -76,7 +76,9 @@ def from_json(value: object) -> object:
 
 def not_a_model(folder: Path, reason: object) -> ValueError:
     """The error for files that :meth:`rmve.RMVE.save` did not write."""
-    return ValueError(f"{str(folder)!r} does not hold a model saved by `RMVE.save`: {reason}")
+    return ValueError(
+        f"{str(folder)!r} does not hold a model saved by `RMVE.save`: {str(reason).rstrip('.') or 'empty'}."
+    )
 
 
 def write_model(folder: Path, prefix: str, state_dict: dict[str, torch.Tensor], document: dict) -> None:

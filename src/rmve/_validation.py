@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -26,6 +31,7 @@ def _shorten(names: Sequence, limit: int = 5) -> str:
 
 
 def require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
+    """A column of ``adata.obs``; KeyError, with the columns that there are, if it is missing."""
     if key not in adata.obs:
         raise KeyError(
             f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}."
@@ -93,7 +99,7 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> None:
         If it holds NaN or infinite values.
     """
     x = get_matrix(adata, layer)
-    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.issubdtype(x.dtype, np.complexfloating):
         raise TypeError(f"{_where(layer)} must hold numbers, not {x.dtype}.")
     for values in _values(x):
         if not np.isfinite(values).all():
@@ -156,8 +162,14 @@ def check_columns(
         ("categorical_covariate_keys", categorical_covariate_keys),
         ("continuous_covariate_keys", continuous_covariate_keys),
     ):
-        if isinstance(keys, str):
-            raise TypeError(f"`{name}` must be a list of column names, not the string {keys!r}.")
+        if keys is None:
+            continue
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+            raise TypeError(f"`{name}` must be a list of column names, not {keys!r}.")
+        if any(not isinstance(key, str) for key in keys):
+            raise TypeError(f"`{name}` must be a list of strings, names of columns, not {keys!r}.")
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"`{name}` names a column twice: {_shorten(list(keys))}.")
     categorical = [("batch_key", batch_key), ("labels_key", labels_key)]
     categorical += [("categorical_covariate_keys", key) for key in categorical_covariate_keys or []]
     for role, key in categorical:
@@ -173,7 +185,8 @@ def check_columns(
             raise ValueError(f"`adata.obs[{key!r}]` (`{role}`) has {missing} missing value(s). {hint}.")
     for key in continuous_covariate_keys or []:
         column = require_column(adata, key, "continuous_covariate_keys")
-        if not pd.api.types.is_numeric_dtype(column) or not np.isfinite(column.to_numpy(float)).all():
+        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
+        if not numeric or not np.isfinite(column.to_numpy(float)).all():
             raise ValueError(f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) must hold finite numbers.")
     if size_factor_key is not None:
         column = require_column(adata, size_factor_key, "size_factor_key")
@@ -183,14 +196,18 @@ def check_columns(
 
 
 def check_labels(adata: ad.AnnData, key: str, unlabeled_category: object) -> None:
-    """Raise unless the labels are strings, as the mark of unlabelled cells is.
+    """Raise unless the labels are strings, if the mark of unlabelled cells is one.
 
     Raises
     ------
+    TypeError
+        If that mark is neither a string nor a number.
     ValueError
-        If they are of another type.
+        If labels are of another type.
     """
-    if not isinstance(unlabeled_category, str) or key not in adata.obs:
+    if not isinstance(unlabeled_category, str | Real) or isinstance(unlabeled_category, bool):
+        raise TypeError(f"`unlabeled_category` must be a string or a number, not {unlabeled_category!r}.")
+    if key not in adata.obs or not isinstance(unlabeled_category, str):
         return
     other = [value for value in adata.obs[key].unique() if not isinstance(value, str)]
     if other:
@@ -246,8 +263,11 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
         raise KeyError(
             f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {_shorten(list(adata.obsm)) or 'none'}."
         )
+    coordinates = np.asarray(adata.obsm[spatial_key])
     try:
-        coordinates = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+        if coordinates.dtype.kind in "US":  # NumPy would read numbers in it
+            raise TypeError
+        coordinates = coordinates.astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"`adata.obsm[{spatial_key!r}]` must hold numbers.") from None
     if coordinates.ndim != 2 or not 1 <= coordinates.shape[1] <= 3:
@@ -363,6 +383,121 @@ def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
     """Raise unless ``value`` is an integer of at least ``minimum``."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"`{name}` must be an integer of at least {minimum}; got {value!r}.")
+
+
+def check_string(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a string, not {value!r}.")
+
+
+def check_number(
+    name: str, value: object, low: float = 0.0, high: float = math.inf, with_low: bool = True, with_high: bool = True
+) -> None:
+    """Raise ValueError unless ``value`` is a number between two others, which may themselves be left out."""
+    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    above = number and (value >= low if with_low else value > low)  # false for NaN
+    if not (above and (value <= high if with_high else value < high)):
+        left, right = "[" if with_low else "(", "]" if with_high and high < math.inf else ")"
+        raise ValueError(f"`{name}` must be a number in {left}{low:g}, {high:g}{right}; got {value!r}.")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, not {value!r}.")
+
+
+def check_split(train_size: float | None, validation_size: float | None, early_stopping: bool, n_obs: int) -> None:
+    """Raise ValueError unless the shares of training and validation cells leave some for what is asked."""
+    if train_size is not None:
+        check_number("train_size", train_size, 0.0, 1.0, with_low=False)
+        if math.ceil(train_size * n_obs) < 2:
+            raise ValueError(f"`train_size={train_size}` leaves fewer than two of {n_obs} cells. Raise it.")
+    if validation_size is not None:
+        check_number("validation_size", validation_size, 0.0, 1.0, with_high=False)
+        if train_size is not None and train_size + validation_size > 1.0 + 1e-9:
+            raise ValueError(
+                f"`train_size={train_size}` and `validation_size={validation_size}` are more than all cells."
+            )
+    if early_stopping and (validation_size == 0 or (train_size == 1.0 and validation_size is None)):
+        raise ValueError("`early_stopping` needs validation cells. Leave out `train_size`, or lower it.")
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for a name of an option that does not exist, with the one that may be meant."""
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {_shorten(known, 50)}"
+            raise TypeError(f"{name!r} is not an option of {what}. {hint.rstrip('?.')}{'?' if near else '.'}")
+
+
+def get_indices(indices: object, n_obs: int) -> np.ndarray | None:
+    """Rows as integers, from row numbers or from a mask; ``None`` stays ``None``.
+
+    Raises
+    ------
+    ValueError
+        If they are no rows of ``n_obs`` cells.
+    """
+    if indices is None:
+        return None
+    rows = np.asarray(indices)
+    if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "biu":
+        raise ValueError(
+            f"`indices` must be row numbers, or a mask with an entry for each cell; got {_brief(indices)}."
+        )
+    if rows.dtype.kind == "b":
+        if len(rows) != n_obs or not rows.any():
+            raise ValueError(
+                f"`indices` is a mask of {len(rows)} entries, {rows.sum()} of them True, for {n_obs} cells."
+            )
+        return np.flatnonzero(rows)
+    if rows.min() < 0 or rows.max() >= n_obs:
+        raise ValueError(f"`indices` must lie in [0, {n_obs}); they go from {rows.min()} to {rows.max()}.")
+    return rows
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def get_folder(name: str, path: object) -> Path:
+    """A path of a folder that may or may not exist.
+
+    Raises
+    ------
+    TypeError
+        If it is no path.
+    FileExistsError
+        If it is a file.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a path, not {path!r}.")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"`{name}` must be a folder, but {str(folder)!r} is a file.")
+    return folder
+
+
+def check_prefix(prefix: object) -> None:
+    """Raise unless ``prefix`` can begin the name of a file, and leads to no other folder.
+
+    Raises
+    ------
+    TypeError
+        If it is not a string.
+    ValueError
+        If it begins with a dot or holds a character that has a meaning in paths.
+    """
+    if prefix is None:
+        return
+    check_string("prefix", prefix)
+    if prefix.startswith((".", "~")) or any(character in prefix for character in "/\\:\0"):
+        raise ValueError(f"`prefix` begins names of files: no '.' at its start, no '/', '\\' or ':'; got {prefix!r}.")
 
 
 def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:

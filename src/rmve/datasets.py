@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from rmve._validation import check_positive_int
+
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25
 
@@ -32,7 +34,7 @@ def toy(n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: 
         n_clusters=n_clusters,
         n_batches=n_batches,
         separation=6.0,
-        depth=n_genes * 3.0,
+        depth=3.0 * n_genes if isinstance(n_genes, int) else 1.0,
         seed=seed,
     )
     rng = np.random.default_rng([seed, 1])
@@ -88,6 +90,14 @@ def simulate(
     AnnData with counts in ``X`` and ``layers["counts"]`` (sparse), ``obs["cell_type"]``, ``obs["batch"]``, the latent
     truth in ``obsm["true_latent"]`` and the components in ``uns["simulation"]``.
     """
+    for name, size in (
+        ("n_cells", n_cells),
+        ("n_genes", n_genes),
+        ("n_clusters", n_clusters),
+        ("n_latent", n_latent),
+        ("n_batches", n_batches),
+    ):
+        check_positive_int(name, size)
     rng = np.random.default_rng(seed)
     weights = np.exp(-imbalance * np.arange(n_clusters))
     weights /= weights.sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from rmve._compat import (
 from rmve._fields import PositionsField
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._persistence import PersistenceMixin
-from rmve._run import RunMixin, check_no_run
+from rmve._run import RunMixin, check_no_run, check_options
 from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
@@ -167,6 +166,9 @@ class RMVE(
         check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
         for name, value in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_layers", n_layers)):
             check.check_positive_int(name, value)
+        for name, value in (("dropout_rate", dropout_rate), ("input_dropout", input_dropout)):
+            check.check_number(name, value, 0.0, 1.0, with_high=False)
+        check.check_flag("encode_covariates", encode_covariates)
         if adata is not None:
             self._check_set_up(adata)
         super().__init__(adata, registry)
@@ -267,6 +269,10 @@ class RMVE(
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         check.check_anndata(adata)
+        keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "size_factor_key": size_factor_key}
+        for name, key in (keys | {"spatial_key": spatial_key, "neighbors_key": neighbors_key}).items():
+            if key is not None:
+                check.check_string(name, key)
         check.check_finite(adata, layer)
         check.check_columns(
             adata,
@@ -406,7 +412,7 @@ class RMVE(
                 "`early_stopping=True`, or `checkpoint_dir`."
             )
         if checkpoint_dir is not None:
-            check_no_run(Path(checkpoint_dir))
+            check_no_run(check.get_folder("checkpoint_dir", checkpoint_dir))
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
@@ -415,6 +421,8 @@ class RMVE(
             raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
             raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
+        check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
+        check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
         defaults = {"estimator": self.estimator}
@@ -435,8 +443,6 @@ class RMVE(
             n_batches = -(-self.adata.n_obs // batch_size) if with_positions else None
             max_epochs = default_epochs(self.adata.n_obs, n_batches)
         if early_stopping:
-            if train_size is not None and train_size + (validation_size or 0.0) >= 1.0 and not validation_size:
-                raise ValueError("`early_stopping` needs validation cells. Leave out `train_size`, or lower it.")
             trainer_kwargs.setdefault("early_stopping_patience", max(5, round(max_epochs / 10)))
         fit = {
             "max_epochs": max_epochs,
@@ -476,7 +482,7 @@ class RMVE(
         ValueError
             If ``adata`` is a view or does not fit the model, or ``key_added`` is somebody else's column.
         """
-        self._check_if_trained(warn=False, message="The model is not trained. Call `model.train()` first.")
+        self._check_if_trained()
         if adata is not None:
             check.check_anndata(adata)
         cells = self._validate_anndata(adata)
@@ -519,6 +525,32 @@ class RMVE(
             **self.init_params_["non_kwargs"],
             **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")},
         }
+
+    def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
+        """Raise unless the model is trained: scvi-tools warns, and returns what means nothing."""
+        if not self.is_trained_:
+            raise RuntimeError("The model is not trained. Call `model.train()` first.")
+
+    def differential_expression(self, adata: AnnData | None = None, groupby: str | None = None, *args, **kwargs):
+        """Genes that differ between groups of cells; see scvi-tools' user guide.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+        groupby
+            Column of ``adata.obs`` with the groups, for example ``"rmve"`` after :meth:`annotate`.
+        *args, **kwargs
+            Passed to :meth:`scvi.model.base.RNASeqMixin.differential_expression`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such column.
+        """
+        if groupby is not None:
+            check.require_column(self.adata if adata is None else adata, groupby, "groupby")
+        return super().differential_expression(adata, groupby, *args, **kwargs)
 
     def get_importance_weights(self, *args, **kwargs) -> None:
         """Not available: scvi-tools' importance weights hold for a standard normal prior only.
