@@ -224,6 +224,41 @@ def test_malicious_weights(folder, cells, tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        RMVE.load_registry,
+        RMVE.view_setup_args,
+        lambda folder: RMVE.convert_legacy_save(folder, folder / "new"),
+        lambda folder: RMVE.load_query_data(None, folder),
+        lambda folder: RMVE.prepare_query_anndata(None, folder),
+        lambda folder: RMVE.prepare_query_mudata(None, folder),
+        lambda folder: RMVE.resume(folder, None),
+    ],
+)
+def test_nothing_that_reads_a_model_runs_its_code(folder, tmp_path, read):
+    """The ways that scvi-tools offers beside `load` are safe as well."""
+    target = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (target,)
+
+    torch.save({"attr_dict": Malicious(), "model_state_dict": {}, "var_names": []}, folder / "model.pt")
+    for name in ("attr.pkl", "model_params.pt"):
+        shutil.copy(folder / "model.pt", folder / name)
+    with pytest.raises((ValueError, TypeError)):
+        read(str(folder)) if read is RMVE.view_setup_args else read(folder)
+    assert not target.exists()
+
+
+def test_how_data_was_set_up(saved, capsys):
+    """The set-up of a saved model can be read without its data."""
+    assert RMVE.load_registry(saved)["setup_args"]["layer"] == "counts"
+    RMVE.view_setup_args(saved)
+    assert "counts" in capsys.readouterr().out
+
+
 def test_missing_folder(tmp_path):
     """A folder that does not exist is named."""
     with pytest.raises(FileNotFoundError, match="nowhere.*no saved RMVE model"):

@@ -9,6 +9,7 @@ from inspect import signature
 import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
+from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin
 
 from rmve import _validation as check
@@ -242,6 +243,44 @@ class PersistenceMixin:
         model.module.eval()
         return model
 
+    @staticmethod
+    def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict:
+        """How the data of a saved model was set up. Nothing in its files is executed.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to :meth:`save`.
+        """
+        check.check_prefix(prefix)
+        folder = check.get_folder("dir_path", dir_path)
+        _, document = read_model(folder, prefix or "", "cpu")
+        if not isinstance(document.get("registry"), dict):
+            raise not_a_model(folder, "it has no registry")
+        return document["registry"]
+
+    @classmethod
+    def view_setup_args(cls, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
+        """Print the arguments of ``setup_anndata`` of a saved model.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to :meth:`save`.
+        """
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
+
+    @classmethod
+    def convert_legacy_save(cls, *args, **kwargs) -> None:
+        """Not available: it would execute what a file holds, and RMVE has no models in scvi-tools' old format.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError("RMVE has no models in scvi-tools' old format. Read those that it has with `RMVE.load`.")
+
     # -------------------------------------------------------------- new cells
 
     @classmethod
@@ -300,3 +339,14 @@ class PersistenceMixin:
 
             reference_model = RMVE.load(reference_model, adata=False)
         return ArchesMixin.prepare_query_anndata(adata, reference_model, return_reference_var_names, inplace)
+
+    @staticmethod
+    def prepare_query_mudata(*args, **kwargs) -> None:
+        """Not available: RMVE takes AnnData; see :meth:`prepare_query_anndata`.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError("RMVE takes AnnData, not MuData. Use `RMVE.prepare_query_anndata` with one modality.")
