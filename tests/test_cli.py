@@ -211,6 +211,43 @@ def test_programming_errors_keep_their_traceback(run, source, monkeypatch):
     assert isinstance(run("cluster", source, "-o", "out.h5ad").exception, ZeroDivisionError)
 
 
+def test_cluster_report(run, source, tmp_path):
+    options = ["--report", "out.html", "--labels-key", "cell_type", *QUICK]
+    result = run("cluster", source, "-o", "out.h5ad", *options)
+    assert result.exit_code == 0, result.output
+    assert "Wrote out.h5ad and out.html." in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad", "out.html"]
+    assert "<td>120</td>" in (tmp_path / "out.html").read_text()
+    one_line_error(run("cluster", source, "-o", "other.h5ad", *options))  # out.html exists
+    assert not (tmp_path / "other.h5ad").exists()
+
+
+def test_cluster_force_replaces_a_column_of_another(run, source, tmp_path):
+    result = run("cluster", source, "-o", "out.h5ad", "--key-added", "cell_type", "--force", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert Written("cell_type").confidence in ad.read_h5ad(tmp_path / "out.h5ad").obs
+
+
+@pytest.mark.parametrize(
+    "options", [["--key-added", "a/b"], ["--key-added", "batch", "--batch-key", "batch", "--force"]]
+)
+def test_cluster_wrong_key_is_found_before_training(run, source, tmp_path, monkeypatch, options):
+    monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
+    assert "key_added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cluster_ctrl_c(run, source, tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rmve.RMVE, "train", interrupted)
+    result = run("cluster", source, "-o", "out.h5ad")
+    assert result.exit_code == 130
+    assert "nothing was written" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
 # ----------------------------------------------------------------------- usage
 
 
@@ -221,6 +258,7 @@ def test_usage_wrong_input_path(run, source, tmp_path):
     assert "does not end in .h5ad" in usage_error(run("cluster", "cells.csv", "-o", "out.h5ad"))
     assert "does not end in .h5ad" in usage_error(run("cluster", source, "-o", "out.csv"))
     assert "--output" in usage_error(run("cluster", source))
+    assert "does not end in .html" in usage_error(run("cluster", source, "-o", "out.h5ad", "--report", "out.pdf"))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from inspect import signature
 
 import numpy as np
 import pandas as pd
+import rich.pretty
 from anndata import AnnData, read_h5ad
-from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin
 
 from rmve import _validation as check
@@ -268,7 +268,9 @@ class PersistenceMixin:
         dir_path, prefix
             As given to :meth:`save`.
         """
-        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
+        registry = cls.load_registry(dir_path, prefix)
+        rich.print(f"Setup via `{registry[MODEL_NAME_KEY]}.setup_anndata` with arguments:")
+        rich.pretty.pprint(registry[SETUP_ARGS_KEY])
 
     @classmethod
     def convert_legacy_save(cls, *args, **kwargs) -> None:

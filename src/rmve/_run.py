@@ -42,6 +42,10 @@ STRENGTHS += ("agreement", "balance", "confidence", "dirichlet")
 NOT_REPEATED = ("train_size", "validation_size", "shuffle_set_split", "accelerator", "devices", "callbacks", "logger")
 
 
+class TrainingStopped(RuntimeError):
+    """The loss or a gradient was not finite."""
+
+
 class RunMixin:
     """Part of :class:`rmve.RMVE` that trains, stops safely, writes checkpoints and goes on from them."""
 
@@ -209,7 +213,7 @@ def _stopped(guard: SafeStop, max_epochs: int, trained: bool, folder: Path | Non
             f"further.{resume}"
         )
     kept = "The model keeps the weights from before this epoch and can be used." if trained else "It is not trained."
-    return RuntimeError(
+    return TrainingStopped(
         f"Training stopped {place}: {guard.failure}. {kept}{resume} Look for extreme values in the data, lower the "
         "learning rates (`plan_kwargs={'lr': 3e-4, 'mixture_lr': 1e-3}`), or clip gradients (`gradient_clip_val=1.0`)."
     )

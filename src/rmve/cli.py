@@ -24,7 +24,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import rmve
 from rmve._callbacks import silence
 from rmve._keys import DEFAULT_KEY, Written
+from rmve._run import TrainingStopped
+from rmve._validation import check_key_added
 from rmve.module import GENE_LIKELIHOODS
+from rmve.report import make_report
 
 #: What the demonstration writes, and the column of its data that it compares with.
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
@@ -54,6 +57,12 @@ def main(
 def _h5ad(path: Path) -> Path:
     if path.suffix != ".h5ad":
         raise typer.BadParameter(f"{str(path)!r} does not end in .h5ad.")
+    return path
+
+
+def _html(path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".html":
+        raise typer.BadParameter(f"{str(path)!r} does not end in .html.")
     return path
 
 
@@ -93,6 +102,12 @@ def cluster(
     max_epochs: MaxEpochs = None,
     seed: Seed = 0,
     key_added: Annotated[str, typer.Option(help="Prefix of the names written.")] = DEFAULT_KEY,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -101,26 +116,38 @@ def cluster(
     The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
     """
     with _errors_in_one_line(), silence(everything=True):
-        _check_output(output, force)
+        for path in filter(None, (output, report)):
+            _check_output(path, force)
         start = time.perf_counter()
         adata = ad.read_h5ad(source)
         names = Written(key_added)
-        if names.cluster in adata.obs and names.uns not in adata.uns and not force:
-            raise ValueError(
-                f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
-                "Choose another --key-added, or replace it with --force."
-            )
+        if names.cluster in adata.obs and names.uns not in adata.uns:
+            if not force:
+                raise ValueError(
+                    f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
+                    "Choose another --key-added, or replace it with --force."
+                )
+            if key_added not in (batch_key, labels_key):
+                del adata.obs[names.cluster]
+        check_key_added(adata, key_added, [batch_key, labels_key])
         setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
         options = {
             "n_components": None if n_components == "auto" else int(n_components),
             "gene_likelihood": likelihood.value,
         }
-        _fit(adata, setup, options, max_epochs, seed, key_added, quiet)
+        model = _fit(adata, setup, options, max_epochs, seed, key_added, quiet)
+        rows = {**_summary(adata, key_added, start), "seed": seed}
+        page = None
+        if report is not None:
+            page = make_report(adata, key_added, labels_key, model.history, {"file": source.name, **rows})
         with _replacing(output) as temporary:
             adata.write_h5ad(temporary)
+        if page is not None:
+            with _replacing(report) as temporary:
+                temporary.write_text(page, encoding="utf-8")
         if not quiet:
-            _report({**_summary(adata, key_added, start), "seed": seed})
-            _say(f"Wrote {output}.")
+            _report(rows)
+            _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
 
 
 @app.command()
@@ -161,7 +188,7 @@ def demo(
 
 def _fit(
     adata: ad.AnnData, setup: dict, options: dict, max_epochs: int | None, seed: int, key_added: str, quiet: bool
-) -> None:
+) -> rmve.RMVE:
     """Train a model and write its results, and nothing else, into ``adata``."""
     scvi.settings.seed = seed
     rmve.RMVE.setup_anndata(adata, **setup)
@@ -171,6 +198,7 @@ def _fit(
     for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
         for name in [name for name in part if str(name).startswith("_scvi")]:
             del part[name]
+    return model
 
 
 def _summary(adata: ad.AnnData, key_added: str, start: float) -> dict[str, object]:
@@ -223,10 +251,13 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
-    """Errors that the user can mend as one line and exit status 1; others keep their traceback."""
+    """Errors that the user can mend as one line and exit status 1, Ctrl-C as 130; others keep their traceback."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted: nothing was written.")
+        raise typer.Exit(130) from None
+    except (ValueError, KeyError, TypeError, OSError, TrainingStopped) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
         Console(stderr=True).print(line, soft_wrap=True)
