@@ -385,10 +385,9 @@ class RMVE(
         Raises
         ------
         RuntimeError
-            If the model was loaded without data, or the loss or a gradient is not finite: the weights from before that
-            epoch are kept.
+            If the model was loaded without data, or if the loss or a gradient is not finite.
         KeyboardInterrupt
-            On Ctrl-C, after the present mini-batch: the model can be used as it is.
+            On Ctrl-C, after the present mini-batch; the model can be used as it is.
         FileExistsError
             If ``checkpoint_dir`` holds another run or a model.
         ValueError
@@ -396,7 +395,8 @@ class RMVE(
 
         Notes
         -----
-        A second call goes on from where the first ended, without a new starting partition.
+        A second call goes on from where the first ended, without a new starting partition. When the loss is not finite,
+        the weights from before that epoch are kept.
         """
         if self.adata is None:
             raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
