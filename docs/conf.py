@@ -18,9 +18,12 @@ for notebook in HERE.parent.glob("tutorials/*.ipynb"):
 spec = importlib.util.spec_from_file_location("bad_inputs", HERE.parent / "tests" / "bad_inputs.py")
 sys.modules["bad_inputs"] = bad_inputs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bad_inputs)
-lines = ["| where | what is given | error | its message names |", "| --- | --- | --- | --- |"]
+lines, where = [], None
 for case in bad_inputs.CASES:
-    cells = (f"`{case.where}`", case.given, f"`{case.error.__name__}`", f"`{case.named.strip('`')}`")
+    if case.where != where:
+        where = case.where
+        lines += ["", f"## `{where}`", "", "| what is given | error | its message names |", "| --- | --- | --- |"]
+    cells = (case.given, f"`{case.error.__name__}`", f"`{case.named.strip('`')}`")
     lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\0", "NUL") for cell in cells) + " |")
 (HERE / "generated").mkdir(exist_ok=True)
 (HERE / "generated" / "bad_inputs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -271,7 +271,7 @@ for name in ("gene_likelihood", "posterior", "estimator", "repulsion"):
     for wrong in ("other", 3, ["nb"], True):
         model(f"`{name}={wrong!r}`", None, ValueError, f"`{name}`", n_components=2, **{name: wrong})
 for name in ("dropout_rate", "input_dropout"):
-    for wrong in (-0.1, 1.0, 2, NAN, "0.1", None, True):
+    for wrong in (-0.1, 1.0, 2, NAN, "0.1", [0.1], True):
         model(f"`{name}={wrong!r}`", None, ValueError, f"`{name}`", n_components=2, **{name: wrong})
 model("`encode_covariates='yes'`", None, TypeError, "`encode_covariates`", n_components=2, encode_covariates="yes")
 for likelihood in ("nb", "zinb", "poisson"):
@@ -772,3 +772,6 @@ for name in ("n_cells", "n_genes", "n_clusters", "n_batches"):
             ValueError,
             f"`{name}`",
         )
+
+_PLACES = list(dict.fromkeys(case.where for case in CASES))
+CASES.sort(key=lambda case: _PLACES.index(case.where))

@@ -168,6 +168,24 @@ def test_second_training_resumed(untrained, cells, tmp_path):
     assert list(resumed.history["train_loss"].index) == list(range(12))
 
 
+def test_positions_are_learned_on(cells, tmp_path):
+    """What a run knows of positions, and which are held out, is in its checkpoint."""
+
+    def run(**options) -> RMVE:
+        adata = cells.copy()
+        RMVE.setup_anndata(adata, layer="counts", spatial_key="spatial")
+        torch.manual_seed(0)
+        model = RMVE(adata, **SIZES)
+        model.train(**QUICK, **options)
+        return model
+
+    straight = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint_dir=tmp_path, callbacks=[At(14, interrupt)])
+    resumed = RMVE.resume(tmp_path, cells.copy(), quiet=True)
+    pd.testing.assert_frame_equal(resumed.map_to_space(), straight.map_to_space())
+
+
 def test_checkpoint_every(untrained, tmp_path):
     """Checkpoints are written as often as asked for, and only the last is kept."""
     with pytest.raises(KeyboardInterrupt):

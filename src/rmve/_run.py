@@ -36,7 +36,7 @@ CHOICES = {"estimator": ESTIMATORS, "lr_schedule": LR_SCHEDULES}
 FRACTIONS = ("warmup_fraction", "kl_warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction", "smoothing")
 FRACTIONS += ("momentum", "lr_drop_fraction", "lr_drop")
 STRENGTHS = ("lr", "mixture_lr", "weight_decay", "kl_weight", "warmup_alpha", "potts", "repulsion", "alpha")
-STRENGTHS += ("agreement", "balance", "confidence", "dirichlet")
+STRENGTHS += ("agreement", "balance", "confidence", "spatial", "dirichlet")
 #: Arguments of a run that a resumed one does not repeat: it takes the split of the cells from the file, and has a
 #: machine and objects of its own.
 NOT_REPEATED = ("train_size", "validation_size", "shuffle_set_split", "accelerator", "devices", "callbacks", "logger")

@@ -28,13 +28,14 @@ def toy(n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: 
     AnnData with counts in ``X`` and ``layers["counts"]`` (sparse), ``obs["cell_type"]``, ``obs["batch"]`` and
     ``obsm["spatial"]``, a linear function of the latent truth in ``obsm["true_latent"]``.
     """
+    check_positive_int("n_genes", n_genes)
     adata = simulate(
         n_cells=n_cells,
         n_genes=n_genes,
         n_clusters=n_clusters,
         n_batches=n_batches,
         separation=6.0,
-        depth=3.0 * n_genes if isinstance(n_genes, int) else 1.0,
+        depth=3.0 * n_genes,
         seed=seed,
     )
     rng = np.random.default_rng([seed, 1])

@@ -166,8 +166,9 @@ class RMVE(
         check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
         for name, value in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_layers", n_layers)):
             check.check_positive_int(name, value)
-        for name, value in (("dropout_rate", dropout_rate), ("input_dropout", input_dropout)):
-            check.check_number(name, value, 0.0, 1.0, with_high=False)
+        check.check_number("dropout_rate", dropout_rate, 0.0, 1.0, with_high=False)
+        if input_dropout is not None:
+            check.check_number("input_dropout", input_dropout, 0.0, 1.0, with_high=False)
         check.check_flag("encode_covariates", encode_covariates)
         if adata is not None:
             self._check_set_up(adata)
@@ -548,8 +549,9 @@ class RMVE(
         KeyError
             If there is no such column.
         """
-        if groupby is not None:
-            check.require_column(self.adata if adata is None else adata, groupby, "groupby")
+        cells = self.adata if adata is None else adata
+        if groupby is not None and cells is not None:
+            check.require_column(cells, groupby, "groupby")
         return super().differential_expression(adata, groupby, *args, **kwargs)
 
     def get_importance_weights(self, *args, **kwargs) -> None:
