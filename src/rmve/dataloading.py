@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.sparse as sp
 import torch
-from scvi import settings
+from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmve._keys import INDEX_KEY
+from rmve.maths.counts import SparseCounts
+
+
+def sparse_counts(block) -> SparseCounts:
+    """Rows of a data matrix, sparse or dense, as a mini-batch of counts."""
+    block = sp.csr_matrix(block)
+    return SparseCounts(
+        torch.from_numpy(block.data.astype(np.float32, copy=False)),
+        torch.from_numpy(block.indices.astype(np.int64)),
+        torch.from_numpy(block.indptr.astype(np.int64)),
+        block.shape[1],
+    )
 
 
 class IndexedDataset(Dataset):
@@ -20,19 +33,33 @@ class IndexedDataset(Dataset):
     ----------
     adata_manager
         scvi-tools' manager of a registered AnnData.
+    as_counts
+        Whether the data matrix comes as :class:`~rmve.maths.counts.SparseCounts`.
     """
 
-    def __init__(self, adata_manager):
-        self.base = adata_manager.create_torch_dataset()
+    def __init__(self, adata_manager, as_counts: bool = False):
+        self.data = adata_manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
+        self.counts = None
+        if as_counts:
+            x = self.data.data[REGISTRY_KEYS.X_KEY]
+            self.counts = x.tocsr() if sp.issparse(x) else x
+        # all columns of `obs` at once: slicing data frames for each mini-batch takes longer than a training step
+        keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
+        columns = adata_manager.create_torch_dataset(data_and_attributes=keys)[np.arange(len(self))]
+        # in one memory order, whatever the storage: the order decides how sums are rounded
+        self.columns = {name: np.ascontiguousarray(value) for name, value in columns.items()}
 
     def __len__(self) -> int:
-        return len(self.base)
+        return len(self.data)
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray | SparseCounts]:
         rows = np.sort(rows)  # contiguous reads; the order inside a mini-batch does not matter
-        # in one memory order, whatever the storage: the order decides how sums are rounded
-        batch = {name: np.ascontiguousarray(value) for name, value in self.base[rows].items()}
-        return {**batch, INDEX_KEY: rows}
+        if self.counts is None:
+            x = np.ascontiguousarray(self.data[rows][REGISTRY_KEYS.X_KEY])
+        else:
+            x = sparse_counts(self.counts[rows])
+        columns = {name: value[rows] for name, value in self.columns.items()}
+        return {REGISTRY_KEYS.X_KEY: x, **columns, INDEX_KEY: rows}
 
 
 class EvenBatches(Sampler):
@@ -63,14 +90,26 @@ class EvenBatches(Sampler):
 
 
 class IndexedDataSplitter(DataSplitter):
-    """scvi-tools' splitter into training, validation and test cells, with :class:`EvenBatches`."""
+    """scvi-tools' splitter into training, validation and test cells, with :class:`EvenBatches`.
+
+    Parameters
+    ----------
+    as_counts
+        As for :class:`IndexedDataset`.
+    **kwargs
+        Those of scvi-tools' splitter.
+    """
+
+    def __init__(self, *args, as_counts: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.as_counts = as_counts
 
     def _loader(self, indices: np.ndarray, shuffle: bool) -> DataLoader | None:
         if len(indices) == 0:
             return None
         batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
         return DataLoader(
-            IndexedDataset(self.adata_manager),
+            IndexedDataset(self.adata_manager, self.as_counts),
             sampler=EvenBatches(indices, batch_size, shuffle),
             batch_size=None,
             pin_memory=self.pin_memory,

@@ -415,7 +415,7 @@ class RMVE(
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
             early_stopping=early_stopping,
-            datasplitter_kwargs=datasplitter_kwargs,
+            datasplitter_kwargs={"as_counts": self.gene_likelihood in COUNT_LIKELIHOODS, **(datasplitter_kwargs or {})},
             plan_kwargs={**defaults, **plan_kwargs, "data": data},
             **trainer_kwargs,
         )

@@ -12,11 +12,14 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
-from rmve.maths import likelihoods
+from rmve.maths import count_likelihoods, likelihoods
+from rmve.maths.counts import SparseCounts
+from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.estimators import assignment_term, nodes_over_y
 from rmve.maths.gaussians import log_normal
 from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
+from rmve.maths.sparse_input import first_layer, standardized
 from rmve.mixture import GaussianMixture
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
@@ -133,7 +136,7 @@ class RMVEModule(BaseModuleClass):
         categories = [n_batch, *(n_cats_per_cov or [])]
         layers = {"n_layers": n_layers, "n_hidden": n_hidden, "dropout_rate": dropout_rate, "inject_covariates": False}
 
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.encoder = FCLayers(
             n_input,
             n_hidden,
@@ -157,6 +160,7 @@ class RMVEModule(BaseModuleClass):
             self.log_dispersion = nn.Parameter(torch.ones(n_input))
         if gene_likelihood == "zinb":
             self.zero_head = nn.Linear(n_hidden, n_input)
+        use_cheap_dropout(self)
 
         self.n_spatial = n_spatial
         if n_spatial:
@@ -230,13 +234,14 @@ class RMVEModule(BaseModuleClass):
 
     # ---------------------------------------------------------------- inputs
 
-    def log_library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
+    def log_library(self, x: Tensor | SparseCounts, size_factor: Tensor | None) -> Tensor:
         """Log of the total that the decoder's proportions are scaled to, shape ``(B, 1)``."""
         if size_factor is None:
-            return x.sum(-1, keepdim=True).log()
+            total = x.row_sums()[:, None] if isinstance(x, SparseCounts) else x.sum(-1, keepdim=True)
+            return total.log()
         return size_factor.log() + self.size_factor_scale.log()
 
-    def standardize(self, x: Tensor, log_library: Tensor | None) -> Tensor:
+    def standardize(self, x: Tensor | SparseCounts, log_library: Tensor | None) -> Tensor:
         """Encoder input: library-size-normalised, log1p, z-scored and clipped for counts, z-scored for normals.
 
         Parameters
@@ -248,9 +253,28 @@ class RMVEModule(BaseModuleClass):
         """
         if self.gene_likelihood == "bernoulli":
             return x
+        if isinstance(x, SparseCounts):
+            return standardized(x, *self._input_constants(log_library))
         if self.gene_likelihood in COUNT_LIKELIHOODS:
-            x = torch.log1p(x * (self.target_sum * (-log_library).exp()))
+            x = torch.log1p(x * self._input_scale(log_library))
         return ((x - self.input_mean) / self.input_sd).clamp(-INPUT_CLIP, INPUT_CLIP)
+
+    def _input_scale(self, log_library: Tensor) -> Tensor:
+        return self.target_sum * (-log_library).exp()
+
+    def _input_constants(self, log_library: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        return self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP
+
+    def _hidden(self, x: Tensor | SparseCounts, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
+        """Last hidden layer of the encoder, shape ``(B, n_hidden)``."""
+        if isinstance(x, SparseCounts) and not (self.training or self.encode_covariates or torch.is_grad_enabled()):
+            first, *others = self.encoder.fc_layers
+            h = first_layer(x, *self._input_constants(library), first[0].weight, first[0].bias)
+            for layer in (*first[1:], *(layer for block in others for layer in block)):
+                h = h if layer is None else layer(h)
+            return h
+        inputs = self.input_dropout(self.standardize(x, library))
+        return self.encoder(inputs, *covariates, cont=cont) if self.encode_covariates else self.encoder(inputs)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor | None]:
         return {
@@ -266,7 +290,7 @@ class RMVEModule(BaseModuleClass):
 
     def encode(
         self,
-        x: Tensor,
+        x: Tensor | SparseCounts,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -277,7 +301,7 @@ class RMVEModule(BaseModuleClass):
         Parameters
         ----------
         x
-            Data, shape ``(B, G)``.
+            Data, shape ``(B, G)``, dense or (counts) sparse.
         size_factor, batch_index, cat_covs, cont_covs
             As registered, each with ``B`` rows.
 
@@ -287,11 +311,7 @@ class RMVEModule(BaseModuleClass):
         factorised posterior), ``library`` of shape ``(B, 1)`` or ``None``.
         """
         library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
-        inputs = self.input_dropout(self.standardize(x, library))
-        if self.encode_covariates:
-            h = self.encoder(inputs, batch_index, *_split(cat_covs), cont=cont_covs)
-        else:
-            h = self.encoder(inputs)
+        h = self._hidden(x, library, batch_index, *_split(cat_covs), cont=cont_covs)
         mean, log_var = self.mean_head(h)[:, None], self.log_var_head(h)[:, None]
         if self.posterior == "full":
             mean, log_var = mean + self.mean_offset, log_var + self.log_var_offset
@@ -305,7 +325,7 @@ class RMVEModule(BaseModuleClass):
     @auto_move_data
     def inference(
         self,
-        x: Tensor,
+        x: Tensor | SparseCounts,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -387,6 +407,7 @@ class RMVEModule(BaseModuleClass):
         cont_covs: Tensor | None = None,
         transform_batch: int | None = None,
         with_distribution: bool = True,
+        as_logits: bool = False,
     ) -> dict[str, object]:
         """Decode latent points.
 
@@ -402,6 +423,8 @@ class RMVEModule(BaseModuleClass):
             Decode as if all cells were of this batch.
         with_distribution
             Whether to build ``px`` as a distribution object; training only needs its parameters.
+        as_logits
+            Whether to leave the softmax of counts to :meth:`log_likelihood`, which then takes sparse counts.
 
         Returns
         -------
@@ -416,7 +439,9 @@ class RMVEModule(BaseModuleClass):
             cont_covs = None if cont_covs is None else cont_covs.expand(*lead, *cont_covs.shape).flatten(0, -2)
         h = self.decoder(flat, *covariates, cont=cont_covs)
         parameters = {"location": self.x_head(h).reshape(*z.shape[:-1], -1)}
-        if self.gene_likelihood in COUNT_LIKELIHOODS:
+        if as_logits:
+            parameters = {"logits": parameters["location"], "library": library}
+        elif self.gene_likelihood in COUNT_LIKELIHOODS:
             parameters["log_mu"] = parameters.pop("location").log_softmax(-1) + library
         if self.gene_likelihood == "zinb":
             parameters["zero_logits"] = self.zero_head(h).reshape(*z.shape[:-1], -1)
@@ -440,8 +465,13 @@ class RMVEModule(BaseModuleClass):
             return NegativeBinomial(mu=mu, theta=theta, scale=scale)
         return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=parameters["zero_logits"], scale=scale)
 
-    def log_likelihood(self, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``."""
+    def log_likelihood(self, x: Tensor | SparseCounts, parameters: dict[str, Tensor]) -> Tensor:
+        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``.
+
+        Sparse counts go with parameters that :meth:`generative` made ``as_logits``.
+        """
+        if "logits" in parameters:
+            return self._sparse_log_likelihood(x, parameters)
         first = next(iter(parameters.values()))
         shape = first.shape[:-1]
         x = x.expand(first.shape).reshape(-1, x.shape[-1])
@@ -460,6 +490,25 @@ class RMVEModule(BaseModuleClass):
             case _:
                 value = likelihoods.bernoulli(x, flat["location"])
         return value.reshape(shape)
+
+    def _sparse_log_likelihood(self, counts: SparseCounts, parameters: dict[str, Tensor]) -> Tensor:
+        def one(logits: Tensor, zero_logits: Tensor | None) -> Tensor:
+            arguments = counts, logits, parameters["library"]
+            match self.gene_likelihood:
+                case "nb":
+                    return count_likelihoods.negative_binomial(*arguments, self.log_dispersion)
+                case "zinb":
+                    return count_likelihoods.zero_inflated_negative_binomial(
+                        *arguments, self.log_dispersion, zero_logits
+                    )
+                case _:
+                    return count_likelihoods.poisson(*arguments)
+
+        logits, zero_logits = parameters["logits"], parameters.get("zero_logits")
+        if logits.dim() == 2:
+            return one(logits, zero_logits)
+        draws = range(len(logits))
+        return torch.stack([one(logits[s], None if zero_logits is None else zero_logits[s]) for s in draws])
 
     # ------------------------------------------------------------- objective
 

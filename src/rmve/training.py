@@ -9,11 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
 
 from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
+from rmve.maths.counts import SparseCounts
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
 from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
@@ -250,7 +253,10 @@ class RMVETrainingPlan(TrainingPlan):
         return self.module(
             batch,
             inference_kwargs={"estimator": self.estimator, "objective": objective},
-            generative_kwargs={"with_distribution": False},
+            generative_kwargs={
+                "with_distribution": False,
+                "as_logits": isinstance(batch[REGISTRY_KEYS.X_KEY], SparseCounts),
+            },
             loss_kwargs={"objective": objective},
         )
 
@@ -259,15 +265,25 @@ class RMVETrainingPlan(TrainingPlan):
         rows = batch.pop(INDEX_KEY).cpu().numpy()
         objective = self.objective(rows, self.device)
         if objective.agreement > 0:
-            objective = _with_view(objective, self.view(batch["X"]))
+            x = batch[REGISTRY_KEYS.X_KEY]
+            objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseCounts) else x))
         inference, _, loss = self._forward(batch, objective)
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
             self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new.cpu()
-        self.log("train_loss", loss.loss, on_epoch=True, on_step=False, prog_bar=True)
-        self.compute_and_log_metrics(loss, self.train_metrics, "train")
+        self._add_up(loss)
         return loss.loss
+
+    @torch.no_grad()
+    def _add_up(self, loss: LossOutput) -> None:
+        """Add the parts of a step's loss to the epoch's: on the device, and far cheaper than to log them."""
+        n = loss.n_obs_minibatch
+        parts = {"reconstruction_loss": loss.reconstruction_loss_sum, "kl_local": loss.kl_local_sum}
+        parts |= {name: value * n for name, value in {"loss": loss.loss, **loss.extra_metrics}.items()}
+        for name, value in parts.items():
+            self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + value.detach()
+        self.epoch_cells += n
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The plain bound on validation cells."""
@@ -279,10 +295,16 @@ class RMVETrainingPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""
         self.usage = torch.zeros(self.module.n_components, device=self.device)
+        self.epoch_sums, self.epoch_cells = {}, 0
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Log how many components were in use in this epoch and how far apart the nearest two are."""
+        """Log the epoch's mean loss and its parts, the number of components in use and how far apart they are."""
+        means = {f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()}
+        self.log("train_loss", means.pop("loss_train"), prog_bar=True, sync_dist=self.use_sync_dist)
+        # names and meaning as in scvi-tools' models
+        means |= {"elbo_train": means["reconstruction_loss_train"] + means["kl_local_train"], "kl_global_train": 0.0}
+        self.log_dict(means, sync_dist=self.use_sync_dist)
         used = self.usage / self.usage.sum() >= MIN_USAGE
         self.log("n_components", float(used.sum()))
         if used.sum() > 1:
@@ -302,7 +324,7 @@ class RMVETrainingPlan(TrainingPlan):
             {"params": [p for p in trainable if id(p) in mixture], "lr": self.mixture_lr, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
