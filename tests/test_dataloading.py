@@ -10,6 +10,7 @@ import torch
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
 from rmve.dataloading import EvenBatches, IndexedDataset, IndexedDataSplitter
+from rmve.maths.sparse_rows import SparseRows
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (129, 128), (128, 128), (5, 100), (7, 2), (3, 2), (2, 2), (1, 5)])
@@ -61,6 +62,19 @@ def test_indexed_dataset(manager):
     np.testing.assert_array_equal(np.asarray(batch["X"]), x[[2, 7, 100]])
     codes = manager.adata.obs["donor"].cat.codes.to_numpy()
     np.testing.assert_array_equal(np.asarray(batch["batch"]).ravel(), codes[[2, 7, 100]])
+
+
+def test_counts_come_sparse(manager):
+    """As counts, the data matrix of a batch is sparse, with the same values, however it is stored."""
+    rows = np.array([7, 2, 100])
+    plain, batch = IndexedDataset(manager)[rows], IndexedDataset(manager, as_counts=True)[rows]
+    x = batch.pop("X")
+    assert isinstance(x, SparseRows)
+    assert (x.values != 0).all()
+    np.testing.assert_array_equal(x.dense().numpy(), plain.pop("X"))
+    assert set(batch) == set(plain)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(batch[name], value)
 
 
 def test_splitter(manager):

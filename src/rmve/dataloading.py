@@ -12,18 +12,7 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmve._keys import INDEX_KEY
-from rmve.maths.counts import SparseCounts
-
-
-def sparse_counts(block) -> SparseCounts:
-    """Rows of a data matrix, sparse or dense, as a mini-batch of counts."""
-    block = sp.csr_matrix(block)
-    return SparseCounts(
-        torch.from_numpy(block.data.astype(np.float32, copy=False)),
-        torch.from_numpy(block.indices.astype(np.int64)),
-        torch.from_numpy(block.indptr.astype(np.int64)),
-        block.shape[1],
-    )
+from rmve.maths.sparse_rows import SparseRows
 
 
 class IndexedDataset(Dataset):
@@ -34,7 +23,7 @@ class IndexedDataset(Dataset):
     adata_manager
         scvi-tools' manager of a registered AnnData.
     as_counts
-        Whether the data matrix comes as :class:`~rmve.maths.counts.SparseCounts`.
+        Whether the data matrix comes as :class:`~rmve.maths.sparse_rows.SparseRows`.
     """
 
     def __init__(self, adata_manager, as_counts: bool = False):
@@ -52,12 +41,12 @@ class IndexedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray | SparseCounts]:
+    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray | SparseRows]:
         rows = np.sort(rows)  # contiguous reads; the order inside a mini-batch does not matter
         if self.counts is None:
             x = np.ascontiguousarray(self.data[rows][REGISTRY_KEYS.X_KEY])
         else:
-            x = sparse_counts(self.counts[rows])
+            x = SparseRows.from_scipy(self.counts[rows])
         columns = {name: value[rows] for name, value in self.columns.items()}
         return {REGISTRY_KEYS.X_KEY: x, **columns, INDEX_KEY: rows}
 

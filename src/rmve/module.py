@@ -13,13 +13,14 @@ from scvi.nn import FCLayers
 from torch import Tensor, nn
 
 from rmve.maths import count_likelihoods, likelihoods
-from rmve.maths.counts import SparseCounts
 from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.estimators import assignment_term, nodes_over_y
 from rmve.maths.gaussians import log_normal
+from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
 from rmve.maths.sparse_input import first_layer, standardized
+from rmve.maths.sparse_rows import SparseRows
 from rmve.mixture import GaussianMixture
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
@@ -234,14 +235,14 @@ class RMVEModule(BaseModuleClass):
 
     # ---------------------------------------------------------------- inputs
 
-    def log_library(self, x: Tensor | SparseCounts, size_factor: Tensor | None) -> Tensor:
+    def log_library(self, x: Tensor | SparseRows, size_factor: Tensor | None) -> Tensor:
         """Log of the total that the decoder's proportions are scaled to, shape ``(B, 1)``."""
         if size_factor is None:
-            total = x.row_sums()[:, None] if isinstance(x, SparseCounts) else x.sum(-1, keepdim=True)
+            total = x.row_sums()[:, None] if isinstance(x, SparseRows) else x.sum(-1, keepdim=True)
             return total.log()
         return size_factor.log() + self.size_factor_scale.log()
 
-    def standardize(self, x: Tensor | SparseCounts, log_library: Tensor | None) -> Tensor:
+    def standardize(self, x: Tensor | SparseRows, log_library: Tensor | None) -> Tensor:
         """Encoder input: library-size-normalised, log1p, z-scored and clipped for counts, z-scored for normals.
 
         Parameters
@@ -253,7 +254,7 @@ class RMVEModule(BaseModuleClass):
         """
         if self.gene_likelihood == "bernoulli":
             return x
-        if isinstance(x, SparseCounts):
+        if isinstance(x, SparseRows):
             return standardized(x, *self._input_constants(log_library))
         if self.gene_likelihood in COUNT_LIKELIHOODS:
             x = torch.log1p(x * self._input_scale(log_library))
@@ -265,9 +266,9 @@ class RMVEModule(BaseModuleClass):
     def _input_constants(self, log_library: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
         return self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP
 
-    def _hidden(self, x: Tensor | SparseCounts, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
+    def _hidden(self, x: Tensor | SparseRows, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
         """Last hidden layer of the encoder, shape ``(B, n_hidden)``."""
-        if isinstance(x, SparseCounts) and not (self.training or self.encode_covariates or torch.is_grad_enabled()):
+        if isinstance(x, SparseRows) and not (self.training or self.encode_covariates or torch.is_grad_enabled()):
             first, *others = self.encoder.fc_layers
             h = first_layer(x, *self._input_constants(library), first[0].weight, first[0].bias)
             for layer in (*first[1:], *(layer for block in others for layer in block)):
@@ -290,7 +291,7 @@ class RMVEModule(BaseModuleClass):
 
     def encode(
         self,
-        x: Tensor | SparseCounts,
+        x: Tensor | SparseRows,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -310,22 +311,48 @@ class RMVEModule(BaseModuleClass):
         ``log_q`` of shape ``(B, K)``, ``z_mean`` and ``z_var`` of shape ``(B, K, d)`` (``(B, 1, d)`` for the
         factorised posterior), ``library`` of shape ``(B, 1)`` or ``None``.
         """
-        library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
-        h = self._hidden(x, library, batch_index, *_split(cat_covs), cont=cont_covs)
-        mean, log_var = self.mean_head(h)[:, None], self.log_var_head(h)[:, None]
+        log_q, library, mean, log_var = self._shared(x, size_factor, batch_index, cat_covs, cont_covs)
+        mean, log_var = mean[:, None], log_var[:, None]
         if self.posterior == "full":
             mean, log_var = mean + self.mean_offset, log_var + self.log_var_offset
+        return {"log_q": log_q, "z_mean": mean, "z_var": log_var.clamp(*LOG_VAR_RANGE).exp(), "library": library}
+
+    def _shared(
+        self,
+        x: Tensor | SparseRows,
+        size_factor: Tensor | None = None,
+        batch_index: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """``log q(y|x)``, log library, and what ``q(z|x,y)`` has in common for all ``y``: ``m`` and ``v``, ``(B, d)``."""
+        library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+        h = self._hidden(x, library, batch_index, *_split(cat_covs), cont=cont_covs)
+        return self.y_head(h).log_softmax(-1), library, self.mean_head(h), self.log_var_head(h)
+
+    def _offsets(self) -> tuple[Tensor, Tensor]:
+        if self.posterior == "full":
+            return self.mean_offset, self.log_var_offset
+        zero = torch.zeros_like(self.mixture.mean)
+        return zero, zero
+
+    def _infer_one(self, inputs: dict[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+        """:meth:`inference` with one draw of ``y``, for training: nothing of shape ``(B, K, d)`` but one divergence."""
+        log_q, library, mean, log_var = self._shared(**inputs)
+        y, weights = nodes_over_y(_given(log_q, objective), "sample")
+        offsets = self._offsets()
         return {
-            "log_q": self.y_head(h).log_softmax(-1),
-            "z_mean": mean,
-            "z_var": log_var.clamp(-10.0, 5.0).exp(),
+            "log_q": log_q,
             "library": library,
+            "weights": weights,
+            "z": draw_of_component(mean, log_var, *offsets, y[0].argmax(-1)),
+            "kl": offset_kl(mean, log_var, *offsets, self.mixture.mean, self.mixture.bounded_log_var),
         }
 
     @auto_move_data
     def inference(
         self,
-        x: Tensor | SparseCounts,
+        x: Tensor | SparseRows,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -349,14 +376,22 @@ class RMVEModule(BaseModuleClass):
 
         Returns
         -------
-        Those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or ``(S, B, d)`` for several draws, with
+        With an ``objective`` and one draw: ``log_q``, ``library``, ``z``, ``weights``, and ``kl``, the divergence of
+        ``q(z|x,y)`` from ``p(z|y)``, shape ``(B, K)``. Else those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or ``(S, B, d)`` for several draws, with
         ``weights`` of shape ``(S, B)`` under which the expectation over ``y`` is their weighted sum; ``qz`` is
         the normal with the mean and variance of ``q(z|x)``.
         """
-        outputs = self.encode(x, size_factor, batch_index, cat_covs, cont_covs)
-        log_y = outputs["log_q"]
-        if objective is not None and objective.held is not None:
-            log_y = torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_y)
+        inputs = {
+            "x": x,
+            "size_factor": size_factor,
+            "batch_index": batch_index,
+            "cat_covs": cat_covs,
+            "cont_covs": cont_covs,
+        }
+        if objective is not None and estimator == "sample" and n_samples == 1:
+            return self._infer_one(inputs, objective)
+        outputs = self.encode(**inputs)
+        log_y = _given(outputs["log_q"], objective)
         if estimator == "sample" and n_samples > 1:
             log_y = log_y.expand(n_samples, *log_y.shape).reshape(-1, log_y.shape[-1])
         y, weights = nodes_over_y(log_y, estimator)
@@ -465,7 +500,7 @@ class RMVEModule(BaseModuleClass):
             return NegativeBinomial(mu=mu, theta=theta, scale=scale)
         return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=parameters["zero_logits"], scale=scale)
 
-    def log_likelihood(self, x: Tensor | SparseCounts, parameters: dict[str, Tensor]) -> Tensor:
+    def log_likelihood(self, x: Tensor | SparseRows, parameters: dict[str, Tensor]) -> Tensor:
         """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``.
 
         Sparse counts go with parameters that :meth:`generative` made ``as_logits``.
@@ -491,7 +526,7 @@ class RMVEModule(BaseModuleClass):
                 value = likelihoods.bernoulli(x, flat["location"])
         return value.reshape(shape)
 
-    def _sparse_log_likelihood(self, counts: SparseCounts, parameters: dict[str, Tensor]) -> Tensor:
+    def _sparse_log_likelihood(self, counts: SparseRows, parameters: dict[str, Tensor]) -> Tensor:
         def one(logits: Tensor, zero_logits: Tensor | None) -> Tensor:
             arguments = counts, logits, parameters["library"]
             match self.gene_likelihood:
@@ -582,7 +617,9 @@ class RMVEModule(BaseModuleClass):
         objective = objective or Objective(kl_weight=kl_weight)
         x = tensors[REGISTRY_KEYS.X_KEY]
         log_q = inference_outputs["log_q"]
-        kl = self.mixture.kl(inference_outputs["z_mean"], inference_outputs["z_var"])
+        kl = inference_outputs.get("kl")
+        if kl is None:
+            kl = self.mixture.kl(inference_outputs["z_mean"], inference_outputs["z_var"])
         log_lik = self.log_likelihood(x, generative_outputs["parameters"])
         reconstruction = -(inference_outputs["weights"] * log_lik).sum(0)
 
@@ -614,11 +651,9 @@ class RMVEModule(BaseModuleClass):
             loss = loss + objective.repulsion * penalty
             extra["repulsion"] = penalty
         if objective.agreement > 0:
-            log_q_view = self.encode(**self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view}))
-            log_target = log_q
-            if objective.held is not None:
-                log_target = torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
-            extra["agreement"] = agreement(log_target, log_q_view["log_q"]).mean()
+            view = self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view})
+            log_q_view, *_ = self._shared(**view)
+            extra["agreement"] = agreement(_given(log_q, objective), log_q_view).mean()
             loss = loss + objective.agreement * extra["agreement"]
         if objective.balance > 0:
             extra["balance"] = balance(weights)
@@ -707,6 +742,13 @@ def _covariates(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
     }
+
+
+def _given(log_q: Tensor, objective: Objective | None) -> Tensor:
+    """``log q(y|x)``, and for held cells the log of their given assignment."""
+    if objective is None or objective.held is None:
+        return log_q
+    return torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
 
 
 def _split(cat_covs: Tensor | None) -> tuple[Tensor, ...]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
-from rmve.maths.counts import SparseCounts
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
+from rmve.maths.sparse_rows import SparseRows
 from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
@@ -183,7 +183,7 @@ class RMVETrainingPlan(TrainingPlan):
         start = torch.as_tensor(data.start, dtype=torch.float32)
         smooth = torch.where(self.labelled, 0.0, smoothing)[:, None]
         self.start = (1.0 - smooth) * start + smooth / start.shape[1]
-        self.graph = data.graph if potts > 0 else None
+        self.graph = SparseRows.from_scipy(data.graph) if potts > 0 and data.graph is not None else None
         #: Running average of ``q(y|x)``, which the Potts prior reads.
         self.assignment = self.start.clone()
 
@@ -240,7 +240,7 @@ class RMVETrainingPlan(TrainingPlan):
                 "alpha": torch.full((len(rows),), self.alpha, device=device),
             }
         if self.graph is not None:
-            near = torch.from_numpy(self.graph[rows] @ self.assignment.numpy())
+            near = self.graph.take(torch.as_tensor(rows)).times(self.assignment)
             common |= {
                 "neighbor_mean": near.to(device),
                 "potts": self.potts * ramp(progress, warmup, joint * self.potts_ramp_fraction),
@@ -255,7 +255,7 @@ class RMVETrainingPlan(TrainingPlan):
             inference_kwargs={"estimator": self.estimator, "objective": objective},
             generative_kwargs={
                 "with_distribution": False,
-                "as_logits": isinstance(batch[REGISTRY_KEYS.X_KEY], SparseCounts),
+                "as_logits": isinstance(batch[REGISTRY_KEYS.X_KEY], SparseRows),
             },
             loss_kwargs={"objective": objective},
         )
@@ -266,7 +266,7 @@ class RMVETrainingPlan(TrainingPlan):
         objective = self.objective(rows, self.device)
         if objective.agreement > 0:
             x = batch[REGISTRY_KEYS.X_KEY]
-            objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseCounts) else x))
+            objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseRows) else x))
         inference, _, loss = self._forward(batch, objective)
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmve.maths.counts import SparseCounts
 from rmve.maths.likelihoods import _log_rising, _theta_rising_derivative
+from rmve.maths.sparse_rows import SparseRows
 
 #: Counts up to this one are looked up; most are 1, 2 or 3.
 TABLE = 16
@@ -29,7 +29,7 @@ def _at(matrix: Tensor, places: Tensor) -> Tensor:
     return matrix.reshape(-1).index_select(0, places)
 
 
-def _log_binomial(counts: SparseCounts, log_theta: Tensor) -> tuple[Tensor, Tensor]:
+def _log_binomial(counts: SparseRows, log_theta: Tensor) -> tuple[Tensor, Tensor]:
     """``log binom(x + theta - 1, x)`` at the stored counts, and its derivative by ``log_theta``.
 
     For small counts it is the sum of ``log((theta + j) / (j + 1))`` over ``j < x``, which loses no digits.
@@ -38,7 +38,7 @@ def _log_binomial(counts: SparseCounts, log_theta: Tensor) -> tuple[Tensor, Tens
     small = counts.values <= TABLE
     step = torch.arange(TABLE, dtype=theta.dtype, device=theta.device)[:, None]
     # entries beyond the table are overwritten below
-    place = (counts.values.clamp(1, TABLE).long() - 1) * counts.n_genes + counts.cols
+    place = (counts.values.clamp(1, TABLE).long() - 1) * counts.n_cols + counts.cols
     value = _at(((theta + step) / (step + 1.0)).log().cumsum(0), place)
     derivative = _at((theta / (theta + step)).cumsum(0), place)
     if not bool(small.all()):
@@ -66,8 +66,10 @@ def _through_softmax(d_log_mu: Tensor, p: Tensor, grad: Tensor) -> Tensor:
 
 
 class _NegativeBinomial(torch.autograd.Function):
+    """Softmax and negative binomial in one."""
+
     @staticmethod
-    def forward(ctx, logits: Tensor, log_library: Tensor, log_theta: Tensor, counts: SparseCounts) -> Tensor:
+    def forward(ctx, logits: Tensor, log_library: Tensor, log_theta: Tensor, counts: SparseRows) -> Tensor:
         p, u, log_scale = _scaled_softmax(logits, log_library, log_theta)
         log1p_u = u.log1p()
         rows, places, theta = counts.rows, counts.places, log_theta.exp()
@@ -95,8 +97,10 @@ class _NegativeBinomial(torch.autograd.Function):
 
 
 class _ZeroInflatedNegativeBinomial(torch.autograd.Function):
-    """With ``t = exp(-zero_logits)`` and ``A = -theta log(1 + u)``, a zero has the log-probability
-    ``log((1 + t e^A) / (1 + t))`` and a count ``-log(1 + 1/t) + log NB(x)``.
+    """Mixture of a zero and a negative binomial.
+
+    With ``t = exp(-zero_logits)`` and ``A = -theta log(1 + u)``, a zero has the log-probability
+    ``log((1 + t e^A) / (1 + t))``, and a count ``log NB(x) - log(1 + 1 / t)``.
     """
 
     #: Zero logits beyond this say nothing more, and their exponential could overflow.
@@ -104,7 +108,7 @@ class _ZeroInflatedNegativeBinomial(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, logits: Tensor, log_library: Tensor, log_theta: Tensor, zero_logits: Tensor, counts: SparseCounts
+        ctx, logits: Tensor, log_library: Tensor, log_theta: Tensor, zero_logits: Tensor, counts: SparseRows
     ) -> Tensor:
         limit = _ZeroInflatedNegativeBinomial.LIMIT
         p, u, log_scale = _scaled_softmax(logits, log_library, log_theta)
@@ -146,8 +150,10 @@ class _ZeroInflatedNegativeBinomial(torch.autograd.Function):
 
 
 class _Poisson(torch.autograd.Function):
+    """Softmax and Poisson in one."""
+
     @staticmethod
-    def forward(ctx, logits: Tensor, log_library: Tensor, counts: SparseCounts) -> Tensor:
+    def forward(ctx, logits: Tensor, log_library: Tensor, counts: SparseRows) -> Tensor:
         p, mu, log_scale = _scaled_softmax(logits, log_library, None)
         log_mu_at = _at(logits, counts.places) + _at(log_scale, counts.rows)
         ctx.counts = counts
@@ -163,7 +169,7 @@ class _Poisson(torch.autograd.Function):
         return _through_softmax(d_log_mu, p, grad), None, None
 
 
-def negative_binomial(counts: SparseCounts, logits: Tensor, log_library: Tensor, log_theta: Tensor) -> Tensor:
+def negative_binomial(counts: SparseRows, logits: Tensor, log_library: Tensor, log_theta: Tensor) -> Tensor:
     """Negative binomial with the mean ``softmax(logits)`` times the library size.
 
     Parameters
@@ -185,12 +191,12 @@ def negative_binomial(counts: SparseCounts, logits: Tensor, log_library: Tensor,
 
 
 def zero_inflated_negative_binomial(
-    counts: SparseCounts, logits: Tensor, log_library: Tensor, log_theta: Tensor, zero_logits: Tensor
+    counts: SparseRows, logits: Tensor, log_library: Tensor, log_theta: Tensor, zero_logits: Tensor
 ) -> Tensor:
     """:func:`negative_binomial` that is zero with the extra probability ``sigmoid(zero_logits)``, shape ``(B, G)``."""
     return _ZeroInflatedNegativeBinomial.apply(logits, log_library, log_theta, zero_logits, counts)
 
 
-def poisson(counts: SparseCounts, logits: Tensor, log_library: Tensor) -> Tensor:
+def poisson(counts: SparseRows, logits: Tensor, log_library: Tensor) -> Tensor:
     """Poisson with the mean ``softmax(logits)`` times the library size; parameters as for :func:`negative_binomial`."""
     return _Poisson.apply(logits, log_library, counts)

@@ -7,11 +7,13 @@ dense formula, the clip included.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rmve.maths.counts import SparseCounts
+from rmve.maths.sparse_rows import SparseRows
 
 
 def standardized_zero(mean: Tensor, sd: Tensor, clip: float) -> Tensor:
@@ -19,7 +21,7 @@ def standardized_zero(mean: Tensor, sd: Tensor, clip: float) -> Tensor:
     return (-mean / sd).clamp(-clip, clip)
 
 
-def standardized_nonzero(counts: SparseCounts, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
+def standardized_nonzero(counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
     """``(log1p(scale * x) - mean) / sd``, clipped, at the stored counts.
 
     Parameters
@@ -42,7 +44,7 @@ def standardized_nonzero(counts: SparseCounts, scale: Tensor, mean: Tensor, sd: 
     return value.sub_(at_mean).div_(at_sd).clamp_(-clip, clip)
 
 
-def standardized(counts: SparseCounts, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
+def standardized(counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
     """The standardised matrix, shape ``(B, G)``; parameters as for :func:`standardized_nonzero`."""
     x = standardized_zero(mean, sd, clip).repeat(counts.shape[0], 1)
     x.view(-1).scatter_(0, counts.places, standardized_nonzero(counts, scale, mean, sd, clip))
@@ -50,7 +52,7 @@ def standardized(counts: SparseCounts, scale: Tensor, mean: Tensor, sd: Tensor, 
 
 
 def first_layer(
-    counts: SparseCounts, scale: Tensor, mean: Tensor, sd: Tensor, clip: float, weight: Tensor, bias: Tensor
+    counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float, weight: Tensor, bias: Tensor
 ) -> Tensor:
     """A linear layer on the standardised matrix, as a product over the stored counts only.
 
@@ -70,8 +72,5 @@ def first_layer(
     with torch.no_grad():
         zero = standardized_zero(mean, sd, clip)
         value = standardized_nonzero(counts, scale, mean, sd, clip) - zero.index_select(0, counts.cols)
-        # one bag for each cell: the sum of its genes' columns of W, weighted
-        product = F.embedding_bag(
-            counts.cols, weight.T.contiguous(), counts.offsets, mode="sum", per_sample_weights=value, include_last_offset=True
-        )
+        product = replace(counts, values=value).times(weight.T.contiguous())
         return product + F.linear(zero, weight, bias)
