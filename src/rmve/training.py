@@ -289,7 +289,7 @@ class RMVETrainingPlan(TrainingPlan):
         """The plain bound on validation cells."""
         batch.pop(INDEX_KEY)
         _, _, loss = self._forward(batch, Objective())
-        self.log("validation_loss", loss.loss, on_epoch=True)
+        self.log("validation_loss", loss.loss, on_epoch=True, batch_size=loss.n_obs_minibatch)
         self.compute_and_log_metrics(loss, self.val_metrics, "validation")
 
     def on_train_epoch_start(self) -> None:
