@@ -19,6 +19,8 @@ from rmve.module import COUNT_LIKELIHOODS
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024
+#: Latent points whose density under each component is computed at once.
+MIXTURE_BATCH = 65_536
 
 
 class ClustersMixin:
@@ -251,8 +253,9 @@ class ClustersMixin:
 
     @torch.inference_mode()
     def _merge_tree(self, assignment: np.ndarray, latent: np.ndarray) -> np.ndarray:
-        log_r = self.module.mixture.log_responsibilities(torch.from_numpy(latent).to(self.device))
-        return components.merge_tree(assignment.argmax(1), log_r.exp().cpu().numpy(), latent)
+        mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
+        r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
+        return components.merge_tree(assignment.argmax(1), r.numpy(), latent)
 
     def merge_components(self, n_clusters: int | Literal["auto"] | None = None) -> pd.Series:
         """Make coarser clusters by merging overlapping components, without retraining.

@@ -9,8 +9,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata.abc import CSCDataset
 
-from rmve.initialization import row_chunks, row_sums
+from rmve.initialization import row_sums, stored_chunks
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
 MIXED_UNITS = 10.0
@@ -79,7 +80,8 @@ def _values(x):
     if sp.issparse(x):
         yield x.data
     else:
-        yield from row_chunks(x)
+        for block in stored_chunks(x):
+            yield block.data if sp.issparse(block) else block
 
 
 def check_finite(adata: ad.AnnData, layer: str | None) -> None:
@@ -90,9 +92,14 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> None:
     TypeError
         If the matrix does not hold numbers.
     ValueError
-        If it holds NaN or infinite values.
+        If it holds NaN or infinite values, or is on disk by columns.
     """
     x = get_matrix(adata, layer)
+    if isinstance(x, CSCDataset):
+        raise ValueError(
+            f"{_where(layer)} is on disk and stored by columns, so every mini-batch of cells would read all of it. Store "
+            "it by rows: `adata = adata.to_memory(); adata.X = adata.X.tocsr(); adata.write_h5ad(...)`."
+        )
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise TypeError(f"{_where(layer)} must hold numbers, not {x.dtype}.")
     for values in _values(x):

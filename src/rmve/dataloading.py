@@ -12,6 +12,7 @@ from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmve._keys import INDEX_KEY
+from rmve.backed import batches_in_memory, is_on_disk, read_rows, shuffled_runs
 from rmve.maths.sparse_rows import SparseRows
 
 
@@ -28,10 +29,10 @@ class IndexedDataset(Dataset):
 
     def __init__(self, adata_manager, as_counts: bool = False):
         self.data = adata_manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
-        self.counts = None
-        if as_counts:
-            x = self.data.data[REGISTRY_KEYS.X_KEY]
-            self.counts = x.tocsr() if sp.issparse(x) else x
+        self.as_counts = as_counts
+        self._together = self._in_memory = None
+        x = self.data.data[REGISTRY_KEYS.X_KEY]
+        self.x = x.tocsr() if sp.issparse(x) else x  # rows of other formats are slow to come by
         # all columns of `obs` at once: slicing data frames for each mini-batch takes longer than a training step
         keys = [key for key in adata_manager.data_registry if key != REGISTRY_KEYS.X_KEY]
         columns = adata_manager.create_torch_dataset(data_and_attributes=keys)[np.arange(len(self))]
@@ -41,12 +42,29 @@ class IndexedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, np.ndarray | SparseRows]:
+    @property
+    def on_disk(self) -> bool:
+        """Whether the data matrix stays on disk."""
+        return is_on_disk(self.x)
+
+    def __getitem__(self, rows: np.ndarray | tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray | SparseRows]:
+        """A mini-batch; rows may come with all those to read together, of which the next ones are asked for later."""
+        if isinstance(rows, tuple):
+            rows, together = rows
+            if together is not self._together:
+                self._in_memory = None  # let go of the last before reading the next
+                self._together, self._in_memory = together, read_rows(self.x, together)
+            rows = np.sort(rows)
+            return self.batch(rows, self._in_memory[np.searchsorted(together, rows)])
         rows = np.sort(rows)  # contiguous reads; the order inside a mini-batch does not matter
-        if self.counts is None:
-            x = np.ascontiguousarray(self.data[rows][REGISTRY_KEYS.X_KEY])
+        return self.batch(rows, read_rows(self.x, rows))
+
+    def batch(self, rows: np.ndarray, x) -> dict[str, np.ndarray | SparseRows]:
+        """A mini-batch of rows whose data ``x`` has been read."""
+        if self.as_counts:
+            x = SparseRows.from_scipy(x)
         else:
-            x = SparseRows.from_scipy(self.counts[rows])
+            x = np.ascontiguousarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)
         columns = {name: value[rows] for name, value in self.columns.items()}
         return {REGISTRY_KEYS.X_KEY: x, **columns, INDEX_KEY: rows}
 
@@ -78,6 +96,22 @@ class EvenBatches(Sampler):
         yield from np.array_split(self.indices[order], self.n_batches)
 
 
+class BatchesOfRuns(EvenBatches):
+    """The same for data on disk: many mini-batches are read together, when shuffled from a random set of short runs.
+
+    Yields the rows of a mini-batch and, sorted, those of all that are read together with it.
+    """
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rng, order = None, self.indices
+        if self.shuffle:
+            rng = np.random.default_rng(int(torch.randint(2**31 - 1, (1,))))
+            order = shuffled_runs(order, rng)
+        for group in batches_in_memory(np.array_split(order, len(self)), rng):
+            together = np.sort(np.concatenate(group))
+            yield from ((batch, together) for batch in group)
+
+
 class IndexedDataSplitter(DataSplitter):
     """scvi-tools' splitter into training, validation and test cells, with :class:`EvenBatches`.
 
@@ -97,9 +131,10 @@ class IndexedDataSplitter(DataSplitter):
         if len(indices) == 0:
             return None
         batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        cells = IndexedDataset(self.adata_manager, self.as_counts)
         return DataLoader(
-            IndexedDataset(self.adata_manager, self.as_counts),
-            sampler=EvenBatches(indices, batch_size, shuffle),
+            cells,
+            sampler=(BatchesOfRuns if cells.on_disk else EvenBatches)(indices, batch_size, shuffle),
             batch_size=None,
             pin_memory=self.pin_memory,
             num_workers=self.data_loader_kwargs.get("num_workers", settings.dl_num_workers),

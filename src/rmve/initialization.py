@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from rmve.backed import read_rows
 from rmve.components import agreement_matrix, cut_tree, graph_overlap, merge_tree, n_overlapping_merges
 
 #: Cells that principal components are computed from; more are projected, not fitted.
@@ -48,18 +49,22 @@ class InputStatistics:
 
 
 def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
-    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows."""
+    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
+    for block in stored_chunks(x, rows, size):
+        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+
+
+def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:
+    """The same blocks as they are stored, dense or sparse."""
     rows = np.arange(x.shape[0]) if rows is None else rows
     for start in range(0, len(rows), size):
-        block = x[rows[start : start + size]]
-        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+        yield read_rows(x, rows[start : start + size])
 
 
 def row_sums(x) -> np.ndarray:
     """Total of each row of a dense, sparse or backed matrix, shape ``(n,)``."""
-    if sp.issparse(x):
-        return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
-    return np.concatenate([block.sum(1, dtype=np.float64) for block in row_chunks(x)])
+    blocks = [x] if sp.issparse(x) else stored_chunks(x)
+    return np.concatenate([np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in blocks])
 
 
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:

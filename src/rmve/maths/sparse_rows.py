@@ -24,7 +24,7 @@ class SparseRows:
     values
         Stored values, shape ``(n,)``, floating point.
     cols
-        Column of each, shape ``(n,)``, integers; no column twice in a row.
+        Column of each, shape ``(n,)``, integers; no column twice in a row. None of the values is zero.
     offsets
         Where each row begins, and the end of the last one, shape ``(B + 1,)``, integers.
     n_cols
@@ -46,8 +46,12 @@ class SparseRows:
 
     @classmethod
     def from_scipy(cls, x) -> SparseRows:
-        """A SciPy sparse matrix; shares its memory where types allow."""
+        """A SciPy sparse matrix, or anything that makes one; shares its memory where types allow."""
         x = sp.csr_matrix(x)
+        if not x.has_canonical_format or not x.data.all():
+            x = x.copy()
+            x.sum_duplicates()
+            x.eliminate_zeros()
         values, cols, offsets = (
             torch.from_numpy(array.astype(dtype, copy=False))
             for array, dtype in ((x.data, np.float32), (x.indices, np.int64), (x.indptr, np.int64))
