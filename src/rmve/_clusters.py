@@ -32,7 +32,8 @@ class ClustersMixin:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``q(y|x)`` over components, shape ``(n, K)``, and the latent mean, shape ``(n, d)``, in one pass."""
         adata = self._validate_anndata(adata)
-        as_counts = self.gene_likelihood in COUNT_LIKELIHOODS
+        # Apple's GPUs lack the sparse product
+        as_counts = self.gene_likelihood in COUNT_LIKELIHOODS and self.device.type != "mps"
         cells = IndexedDataset(self.get_anndata_manager(adata, required=True), as_counts)
         wanted = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[indices]
         n, order, size = len(wanted), np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH

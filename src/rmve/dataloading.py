@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.distributed as dist
 from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -80,20 +81,34 @@ class EvenBatches(Sampler):
         Upper limit of the batch size; pairs may become three, so that no cell is left alone.
     shuffle
         Whether to draw a new order, from torch's global generator, on each pass.
+    shared_seed
+        With several processes: they draw the same orders from this seed and share out the batches, equally many to each.
     """
 
-    def __init__(self, indices: np.ndarray, batch_size: int, shuffle: bool):
+    def __init__(self, indices: np.ndarray, batch_size: int, shuffle: bool, shared_seed: int | None = None):
         # sorted: the order of a pass depends on torch's generator alone
         self.indices, self.shuffle = np.sort(indices), shuffle
         n = len(self.indices)
-        self.n_batches = max(1, min(-(-n // batch_size), n // 2))
+        self.generator, self.rank, world_size = None, 0, 1
+        if shared_seed is not None:
+            self.generator = torch.Generator().manual_seed(shared_seed)
+            self.rank, world_size = dist.get_rank(), dist.get_world_size()
+        n_rounds = max(1, min(-(-n // (batch_size * world_size)), n // (2 * world_size)))
+        self.world_size, self.n_batches = world_size, n_rounds * world_size
+        #: Cells in the largest batch.
+        self.largest = -(-n // self.n_batches)
 
     def __len__(self) -> int:
-        return self.n_batches
+        return self.n_batches // self.world_size
+
+    def _mine(self, batches: Sequence) -> Sequence:
+        return batches[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = torch.randperm(len(self.indices)).numpy() if self.shuffle else slice(None)
-        yield from np.array_split(self.indices[order], self.n_batches)
+        order = slice(None)
+        if self.shuffle:
+            order = torch.randperm(len(self.indices), generator=self.generator).numpy()
+        yield from self._mine(np.array_split(self.indices[order], self.n_batches))
 
 
 class BatchesOfRuns(EvenBatches):
@@ -105,9 +120,11 @@ class BatchesOfRuns(EvenBatches):
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng, order = None, self.indices
         if self.shuffle:
-            rng = np.random.default_rng(int(torch.randint(2**31 - 1, (1,))))
+            rng = np.random.default_rng(int(torch.randint(2**31 - 1, (1,), generator=self.generator)))
             order = shuffled_runs(order, rng)
-        for group in batches_in_memory(np.array_split(order, len(self)), rng):
+        runs = np.array_split(order, self.n_batches)
+        # processes take turns by runs, so that each reads its own
+        for group in batches_in_memory(self._mine(runs), rng):
             together = np.sort(np.concatenate(group))
             yield from ((batch, together) for batch in group)
 
@@ -124,8 +141,11 @@ class IndexedDataSplitter(DataSplitter):
     """
 
     def __init__(self, *args, as_counts: bool = False, **kwargs):
+        distributed = kwargs.pop("distributed_sampler", False)
         super().__init__(*args, **kwargs)
         self.as_counts = as_counts
+        # drawn here, before there are several processes, or where all of them are in the same state
+        self.shared_seed = int(torch.randint(2**31 - 1, (1,))) if distributed else None
 
     def _loader(self, indices: np.ndarray, shuffle: bool) -> DataLoader | None:
         if len(indices) == 0:
@@ -134,7 +154,7 @@ class IndexedDataSplitter(DataSplitter):
         cells = IndexedDataset(self.adata_manager, self.as_counts)
         return DataLoader(
             cells,
-            sampler=(BatchesOfRuns if cells.on_disk else EvenBatches)(indices, batch_size, shuffle),
+            sampler=(BatchesOfRuns if cells.on_disk else EvenBatches)(indices, batch_size, shuffle, self.shared_seed),
             batch_size=None,
             pin_memory=self.pin_memory,
             num_workers=self.data_loader_kwargs.get("num_workers", settings.dl_num_workers),

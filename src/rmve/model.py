@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
 
@@ -359,7 +359,8 @@ class RMVE(
             Component of each cell to start from, integers in ``[0, K)``; ``None`` finds a partition. Labelled cells keep
             their label.
         **trainer_kwargs
-            Passed to scvi-tools' trainer.
+            Passed to scvi-tools' trainer: with ``strategy="ddp"`` several ``devices`` train together (set
+            ``scvi.settings.seed`` first), ``precision="bf16-mixed"`` computes matrix products in bfloat16.
 
         Raises
         ------
@@ -383,10 +384,16 @@ class RMVE(
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
             start = check.check_start(start, self.adata.n_obs, self.module.n_components)
+        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs or {})
         if load_sparse_tensor:
-            raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
+            raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
+            if settings.seed is None:
+                raise ValueError(
+                    "Training on several devices needs a seed that all processes share: set `scvi.settings.seed = 0` "
+                    "before the model is made."
+                )
+            trainer_kwargs["use_distributed_sampler"] = False  # RMVE's own sampler shares out the cells
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
         defaults = {"estimator": self.estimator}

@@ -328,7 +328,8 @@ class RMVEModule(BaseModuleClass):
         """``log q(y|x)``, log library, and what ``q(z|x,y)`` has in common for all ``y``: ``m`` and ``v``, ``(B, d)``."""
         library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
         h = self._hidden(x, library, batch_index, *_split(cat_covs), cont=cont_covs)
-        return self.y_head(h).log_softmax(-1), library, self.mean_head(h), self.log_var_head(h)
+        logits, mean, log_var = (_full(head(h)) for head in (self.y_head, self.mean_head, self.log_var_head))
+        return logits.log_softmax(-1), library, mean, log_var
 
     def _offsets(self) -> tuple[Tensor, Tensor]:
         if self.posterior == "full":
@@ -473,13 +474,13 @@ class RMVEModule(BaseModuleClass):
             covariates = [c.expand(*lead, *c.shape).reshape(-1, c.shape[-1]) for c in covariates]
             cont_covs = None if cont_covs is None else cont_covs.expand(*lead, *cont_covs.shape).flatten(0, -2)
         h = self.decoder(flat, *covariates, cont=cont_covs)
-        parameters = {"location": self.x_head(h).reshape(*z.shape[:-1], -1)}
+        parameters = {"location": _full(self.x_head(h)).reshape(*z.shape[:-1], -1)}
         if as_logits:
             parameters = {"logits": parameters["location"], "library": library}
         elif self.gene_likelihood in COUNT_LIKELIHOODS:
             parameters["log_mu"] = parameters.pop("location").log_softmax(-1) + library
         if self.gene_likelihood == "zinb":
-            parameters["zero_logits"] = self.zero_head(h).reshape(*z.shape[:-1], -1)
+            parameters["zero_logits"] = _full(self.zero_head(h)).reshape(*z.shape[:-1], -1)
         outputs: dict[str, object] = {"parameters": parameters}
         if with_distribution:
             outputs["px"] = self.distribution(parameters, library)
@@ -742,6 +743,11 @@ def _covariates(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
     }
+
+
+def _full(x: Tensor) -> Tensor:
+    """In single precision, if it is in less: under mixed precision densities are computed so, products are not."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _given(log_q: Tensor, objective: Objective | None) -> Tensor:

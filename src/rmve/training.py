@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.distributed as dist
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
@@ -249,6 +250,13 @@ class RMVETrainingPlan(TrainingPlan):
 
     # ---------------------------------------------------------------- steps
 
+    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
+        """Move a mini-batch; Apple's GPUs lack the sparse operations, so counts get there dense."""
+        x = batch[REGISTRY_KEYS.X_KEY]
+        if device.type == "mps" and isinstance(x, SparseRows):
+            batch = {**batch, REGISTRY_KEYS.X_KEY: x.dense()}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _forward(self, batch: dict[str, Tensor], objective: Objective):
         return self.module(
             batch,
@@ -271,9 +279,33 @@ class RMVETrainingPlan(TrainingPlan):
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
+            rows, new = self._from_all_processes(torch.as_tensor(rows), new)
             self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new.cpu()
         self._add_up(loss)
         return loss.loss
+
+    def _from_all_processes(self, rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and assignments of the mini-batches of all processes, so that their running averages stay the same."""
+        if not dist.is_initialized():
+            return rows, new
+        # batches differ by one cell at most, messages must not: the last cell comes twice
+        last = torch.arange(self.trainer.train_dataloader.sampler.largest).clamp(max=len(rows) - 1)
+        rows, new = rows[last].to(new.device), new[last.to(new.device)]
+        all_rows, all_new = ([torch.empty_like(t) for _ in range(dist.get_world_size())] for t in (rows, new))
+        dist.all_gather(all_rows, rows)
+        dist.all_gather(all_new, new)
+        return torch.cat(all_rows).cpu(), torch.cat(all_new)
+
+    def on_train_start(self) -> None:
+        """Let each process draw noise of its own from here on."""
+        if dist.is_initialized() and dist.get_rank() > 0:
+            torch.manual_seed(torch.initial_seed() + dist.get_rank())
+
+    def on_train_end(self) -> None:
+        """Give all processes the statistics of batch normalisation of the first."""
+        if dist.is_initialized():
+            for buffer in self.module.buffers():
+                dist.broadcast(buffer, 0)
 
     @torch.no_grad()
     def _add_up(self, loss: LossOutput) -> None:
@@ -305,6 +337,8 @@ class RMVETrainingPlan(TrainingPlan):
         # names and meaning as in scvi-tools' models
         means |= {"elbo_train": means["reconstruction_loss_train"] + means["kl_local_train"], "kl_global_train": 0.0}
         self.log_dict(means, sync_dist=self.use_sync_dist)
+        if dist.is_initialized():
+            dist.all_reduce(self.usage)
         used = self.usage / self.usage.sum() >= MIN_USAGE
         self.log("n_components", float(used.sum()))
         if used.sum() > 1:
@@ -324,7 +358,9 @@ class RMVETrainingPlan(TrainingPlan):
             {"params": [p for p in trainable if id(p) in mixture], "lr": self.mixture_lr, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=True)
+        # one pass over all parameters, where there is such a kernel
+        fused = all(p.device.type in ("cpu", "cuda") for p in trainable)
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=fused)
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
