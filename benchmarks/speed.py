@@ -42,7 +42,7 @@ PARTS = {
     "density": ([0.02, 0.05, 0.11, 0.3], ["rmve nb", "scvi nb"]),
     "clusters": ([2700], ["rmve", "scvi + Leiden"]),
 }
-ROUNDS = {"training": 5, "components": 5, "genes": 3, "cells": 2, "density": 3, "clusters": 1}
+ROUNDS = {"training": 5, "components": 5, "genes": 2, "cells": 1, "density": 2, "clusters": 1}
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-import zarr
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE, backed
@@ -31,6 +30,7 @@ def as_dense_h5ad(adata: ad.AnnData, folder) -> ad.AnnData:
 
 
 def as_zarr(adata: ad.AnnData, folder) -> ad.AnnData:
+    zarr = pytest.importorskip("zarr")
     adata.write_zarr(folder / "cells.zarr")
     group = zarr.open(str(folder / "cells.zarr"), mode="r")
     return ad.AnnData(ad.io.sparse_dataset(group["X"]), obs=adata.obs.copy(), var=adata.var.copy())

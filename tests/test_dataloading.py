@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from scvi.dataloaders import DataSplitter
 
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
@@ -98,3 +99,14 @@ def test_splitter_without_validation(manager):
     batches = list(splitter.train_dataloader())
     assert [len(batch[INDEX_KEY]) for batch in batches] == [48] * 5
     assert all(torch.is_tensor(value) for value in batches[0].values())
+
+
+def test_dense_counts_on_apple_gpus(manager, monkeypatch):
+    """Sparse counts are moved to devices that have the operations, and made dense for those that have not."""
+    moved = []
+    monkeypatch.setattr(DataSplitter, "transfer_batch_to_device", lambda self, batch, *_: moved.append(batch["X"]))
+    counts = SparseRows.from_dense(torch.eye(3))
+    for device in ("mps", "cuda"):
+        IndexedDataSplitter(manager, train_size=1.0).transfer_batch_to_device({"X": counts}, torch.device(device), 0)
+    torch.testing.assert_close(moved[0], torch.eye(3))
+    assert moved[1] is counts

@@ -458,3 +458,14 @@ def test_objective_is_the_plain_bound_by_default():
     assert (plain.kl_weight, plain.repulsion, plain.agreement, plain.balance, plain.dirichlet) == (1, 0, 0, 0, 1)
     assert plain.held is None
     assert plain.neighbor_mean is None
+
+
+def test_bfloat16_products(cells):
+    """With matrix products in bfloat16 the clusters are the same, and parameters stay in single precision."""
+    RMVE.setup_anndata(cells)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RMVE(cells, n_components=3)
+        model.train(max_epochs=15, batch_size=64, precision="bf16-mixed", accelerator="cpu")
+    assert adjusted_rand_score(cells.obs["cell_type"], model.predict()) > 0.95
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}

@@ -171,3 +171,10 @@ class IndexedDataSplitter(DataSplitter):
     def test_dataloader(self) -> DataLoader | None:
         """Batches of the test cells, if there are any."""
         return self._loader(self.test_idx, shuffle=False)
+
+    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
+        """Move a mini-batch; Apple's GPUs lack the sparse operations, so counts get there dense."""
+        x = batch[REGISTRY_KEYS.X_KEY]
+        if device.type == "mps" and isinstance(x, SparseRows):
+            batch = {**batch, REGISTRY_KEYS.X_KEY: x.dense()}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -250,13 +250,6 @@ class RMVETrainingPlan(TrainingPlan):
 
     # ---------------------------------------------------------------- steps
 
-    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
-        """Move a mini-batch; Apple's GPUs lack the sparse operations, so counts get there dense."""
-        x = batch[REGISTRY_KEYS.X_KEY]
-        if device.type == "mps" and isinstance(x, SparseRows):
-            batch = {**batch, REGISTRY_KEYS.X_KEY: x.dense()}
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def _forward(self, batch: dict[str, Tensor], objective: Objective):
         return self.module(
             batch,
@@ -340,12 +333,12 @@ class RMVETrainingPlan(TrainingPlan):
         if dist.is_initialized():
             dist.all_reduce(self.usage)
         used = self.usage / self.usage.sum() >= MIN_USAGE
-        self.log("n_components", float(used.sum()))
+        self.log("n_components", float(used.sum()), sync_dist=self.use_sync_dist)
         if used.sum() > 1:
             mixture = self.module.mixture
             distance = between_components(bhattacharyya, mixture.mean[used], mixture.var[used])
             distance.fill_diagonal_(float("inf"))
-            self.log("min_separation", float(distance.min()))
+            self.log("min_separation", float(distance.min()), sync_dist=self.use_sync_dist)
 
     # ------------------------------------------------------------ optimizer
 
