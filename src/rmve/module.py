@@ -312,10 +312,14 @@ class RMVEModule(BaseModuleClass):
         factorised posterior), ``library`` of shape ``(B, 1)`` or ``None``.
         """
         log_q, library, mean, log_var = self._shared(x, size_factor, batch_index, cat_covs, cont_covs)
+        return {"log_q": log_q, "library": library, **self._moments(mean, log_var)}
+
+    def _moments(self, mean: Tensor, log_var: Tensor) -> dict[str, Tensor]:
+        """Means and variances of ``q(z|x,y)`` for every ``y``, from what they have in common."""
         mean, log_var = mean[:, None], log_var[:, None]
         if self.posterior == "full":
             mean, log_var = mean + self.mean_offset, log_var + self.log_var_offset
-        return {"log_q": log_q, "z_mean": mean, "z_var": log_var.clamp(*LOG_VAR_RANGE).exp(), "library": library}
+        return {"z_mean": mean, "z_var": log_var.clamp(*LOG_VAR_RANGE).exp()}
 
     def _shared(
         self,
@@ -342,7 +346,8 @@ class RMVEModule(BaseModuleClass):
         log_q, library, mean, log_var = self._shared(**inputs)
         y, weights = nodes_over_y(_given(log_q, objective), "sample")
         offsets = self._offsets()
-        return {
+        outputs = {} if objective.positions is None else self._moments(mean, log_var)
+        return outputs | {
             "log_q": log_q,
             "library": library,
             "weights": weights,
