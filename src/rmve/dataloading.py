@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rmve import backed
 from rmve._keys import INDEX_KEY
 from rmve.backed import batches_in_memory, is_on_disk, read_rows, shuffled_runs
 from rmve.maths.sparse_rows import SparseRows
@@ -118,6 +119,9 @@ class BatchesOfRuns(EvenBatches):
     """
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if len(self.indices) <= backed.CELLS_IN_MEMORY:  # one read, and the order of data in memory
+            yield from ((batch, self.indices) for batch in super().__iter__())
+            return
         rng, order = None, self.indices
         if self.shuffle:
             rng = np.random.default_rng(int(torch.randint(2**31 - 1, (1,), generator=self.generator)))
