@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from scvi.dataloaders import DataSplitter
 
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
 from rmve.dataloading import EvenBatches, IndexedDataset, IndexedDataSplitter
+from rmve.maths.sparse_rows import SparseRows
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (129, 128), (128, 128), (5, 100), (7, 2), (3, 2), (2, 2), (1, 5)])
@@ -63,6 +65,19 @@ def test_indexed_dataset(manager):
     np.testing.assert_array_equal(np.asarray(batch["batch"]).ravel(), codes[[2, 7, 100]])
 
 
+def test_counts_come_sparse(manager):
+    """As counts, the data matrix of a batch is sparse, with the same values, however it is stored."""
+    rows = np.array([7, 2, 100])
+    plain, batch = IndexedDataset(manager)[rows], IndexedDataset(manager, as_counts=True)[rows]
+    x = batch.pop("X")
+    assert isinstance(x, SparseRows)
+    assert (x.values != 0).all()
+    np.testing.assert_array_equal(x.dense().numpy(), plain.pop("X"))
+    assert set(batch) == set(plain)
+    for name, value in plain.items():
+        np.testing.assert_array_equal(batch[name], value)
+
+
 def test_splitter(manager):
     """Training and validation cells are disjoint, complete, and each loader goes through its own."""
     splitter = IndexedDataSplitter(manager, train_size=0.7, validation_size=0.2, batch_size=50)
@@ -84,3 +99,14 @@ def test_splitter_without_validation(manager):
     batches = list(splitter.train_dataloader())
     assert [len(batch[INDEX_KEY]) for batch in batches] == [48] * 5
     assert all(torch.is_tensor(value) for value in batches[0].values())
+
+
+def test_dense_counts_on_apple_gpus(manager, monkeypatch):
+    """Sparse counts are moved to devices that have the operations, and made dense for those that have not."""
+    moved = []
+    monkeypatch.setattr(DataSplitter, "transfer_batch_to_device", lambda self, batch, *_: moved.append(batch["X"]))
+    counts = SparseRows.from_dense(torch.eye(3))
+    for device in ("mps", "cuda"):
+        IndexedDataSplitter(manager, train_size=1.0).transfer_batch_to_device({"X": counts}, torch.device(device), 0)
+    torch.testing.assert_close(moved[0], torch.eye(3))
+    assert moved[1] is counts

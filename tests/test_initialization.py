@@ -326,3 +326,19 @@ def test_normalize_graph(form):
     assert graph.dtype == np.float32
     assert isinstance(graph, sp.csr_matrix)
     np.testing.assert_array_equal(given.toarray() if sp.issparse(given) else given, weights)
+
+
+def test_neighbors_in_a_sample(groups, monkeypatch):
+    """With many cells, neighbours are those among a sample of them; nobody is its own neighbour."""
+    points, truth, _ = groups
+    monkeypatch.setattr(init, "MAX_INDEXED_NEIGHBORS", 150)
+    monkeypatch.setattr(init, "QUERY", 60)
+    graph = init.nearest_neighbors(points, 10, seed=0)
+    check_graph(graph, 250, 10)
+    assert len(np.unique(graph.indices)) <= 150
+    same = truth[graph.indices.reshape(250, 10)] == truth[:, None]
+    assert same.mean() > 0.99
+    sample = np.unique(graph.indices)
+    exact = NearestNeighbors(n_neighbors=11).fit(points[sample]).kneighbors(points, return_distance=False)
+    overlap = [len(np.intersect1d(graph[i].indices, sample[exact[i]])) for i in range(250)]
+    assert np.mean(overlap) > 9

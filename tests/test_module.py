@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from rmve.initialization import input_statistics
+from rmve.maths.estimators import nodes_over_y
 from rmve.maths.regularization import agreement, balance, entropy
 from rmve.maths.repulsion import REPULSIONS, default_bandwidth
-from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, Objective, RMVEModule
+from rmve.maths.sparse_rows import SparseRows
+from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, Objective, RMVEModule, _given
 
 B, G, K, D = 12, 9, 3, 2
 X, BATCH = REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY
@@ -551,3 +553,80 @@ def test_loss_adds_the_positions(make_module, make_batch):
     expected = module.position_loss(outputs["log_q"].exp(), outputs, positions, held_out)
     torch.testing.assert_close(full.loss, plain + 7.0 * expected)
     torch.testing.assert_close(full.extra_metrics["position_loss"], expected.detach())
+
+
+# ------------------------------------------------------------- the fast training step
+
+
+@pytest.mark.parametrize("posterior", ["full", "factorized"])
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("phase", ["held", "joint"])
+def test_training_step_is_the_plain_one(make_module, make_batch, likelihood, posterior, phase):
+    """With sparse counts, one draw and an objective, loss and gradients are those of the plain forward pass."""
+    module, tensors = make_module(likelihood, posterior=posterior), make_batch(likelihood)
+    target = torch.softmax(torch.randn(B, K, dtype=torch.float64), -1)
+    options = {"neighbor_mean": target, "potts": 2.0, "repulsion": 3.0, "repulsion_moves": True}
+    if phase == "held":
+        options = {"target": target, "held": torch.ones(B, dtype=torch.bool), "alpha": torch.full((B,), 2.0)}
+    objective = Objective(kl_weight=0.7, **options)
+    sparse = {**tensors, X: SparseRows.from_dense(tensors[X])}
+
+    def plain():
+        inputs = module._get_inference_input(tensors)
+        outputs = module.encode(**inputs)
+        y, weights = nodes_over_y(_given(outputs["log_q"], objective), "sample")
+        outputs |= {"z": module.draw_z(outputs["z_mean"], outputs["z_var"], y)[0], "weights": weights}
+        generated = module.generative(**module._get_generative_input(tensors, outputs), with_distribution=False)
+        return module.loss(tensors, outputs, generated, objective=objective)
+
+    def fast():
+        return module(
+            sparse,
+            inference_kwargs={"objective": objective},
+            generative_kwargs={"with_distribution": False, "as_logits": True},
+            loss_kwargs={"objective": objective},
+        )[2]
+
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    results = []
+    for function in (plain, fast):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            loss = function()
+        gradients = torch.autograd.grad(loss.loss, parameters, allow_unused=True)
+        results.append([loss.loss, loss.reconstruction_loss_sum, loss.kl_local_sum, *gradients])
+    for expected, found in zip(*results, strict=True):
+        if expected is None:
+            assert found is None or not found.any()
+        else:
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "gumbel"])
+def test_other_estimators_with_sparse_counts(make_module, make_batch, estimator):
+    """Estimators with several decoder passes, too, give the same loss from sparse and from dense counts."""
+    module, tensors = make_module(), make_batch()
+    losses = []
+    for x, as_logits in ((tensors[X], False), (SparseRows.from_dense(tensors[X]), True)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            batch, objective = {**tensors, X: x}, Objective()
+            _, _, loss = module(
+                batch,
+                inference_kwargs={"estimator": estimator, "objective": objective},
+                generative_kwargs={"with_distribution": False, "as_logits": as_logits},
+                loss_kwargs={"objective": objective},
+            )
+        losses.append(loss.loss)
+    torch.testing.assert_close(*losses)
+
+
+def test_encoder_of_sparse_counts(make_module, make_batch):
+    """Without gradient the first layer is a sparse product; what comes out is the same."""
+    module, tensors = make_module(), make_batch()
+    inputs = module._get_inference_input(tensors)
+    with torch.inference_mode():
+        sparse = module.encode(**{**inputs, "x": SparseRows.from_dense(inputs["x"])})
+        dense = module.encode(**inputs)
+    for name, value in dense.items():
+        torch.testing.assert_close(sparse[name], value)

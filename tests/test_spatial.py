@@ -303,7 +303,7 @@ def test_model_maps_cells_to_their_place(model, unchanged):
     error = np.linalg.norm(placed[["0", "1"]].to_numpy() - truth, axis=1)
     assert np.median(error) < 0.25 * np.ptp(truth)
     latent = model.get_latent_representation()
-    np.testing.assert_allclose(placed[["0", "1"]], smap.predict(latent), rtol=1e-5)
+    np.testing.assert_allclose(placed[["0", "1"]], smap.predict(latent), rtol=1e-4, atol=1e-4)
     assert (placed["sd"] > 0).all()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from lightning.pytorch.callbacks import Callback
 from scvi import REGISTRY_KEYS
 from sklearn.metrics import adjusted_rand_score
 
@@ -218,10 +219,8 @@ def test_frozen_parameters_are_left_out(make_plan):
 
 
 @pytest.fixture
-def step(monkeypatch, at):
+def step(at):
     """Run one training step of a plan at 90 % of the run and return its loss."""
-    monkeypatch.setattr(RMVETrainingPlan, "log", lambda *args, **kwargs: None)
-    monkeypatch.setattr(RMVETrainingPlan, "compute_and_log_metrics", lambda *args, **kwargs: None)
 
     def run(plan, x=None):
         at(0.9)
@@ -269,11 +268,37 @@ def test_diagnostics_of_an_epoch(make_plan, step, monkeypatch):
         plan.module.y_head.bias[2] = -100.0
         plan.module.mixture.mean.zero_()
         plan.module.mixture.mean[1] = 4.0
-    step(plan)
-    monkeypatch.setattr(plan, "log", lambda name, value, **kwargs: logged.update({name: value}))
+    loss = step(plan)
+    monkeypatch.setattr(RMVETrainingPlan, "use_sync_dist", False)
+    monkeypatch.setattr(plan, "log", lambda name, value, **kwargs: logged.update({name: float(value)}))
+    monkeypatch.setattr(plan, "log_dict", lambda values, **kwargs: logged.update(values))
     plan.on_train_epoch_end()
     # two of the three components have cells; at unit variances their distance is |mu_a - mu_b|² / 8
-    assert logged == {"n_components": 2.0, "min_separation": pytest.approx(2 * 4.0**2 / 8)}
+    assert (logged["n_components"], logged["min_separation"]) == (2.0, pytest.approx(2 * 4.0**2 / 8))
+    assert logged["train_loss"] == pytest.approx(float(loss))
+    parts = logged["reconstruction_loss_train"] + logged["kl_local_train"]
+    torch.testing.assert_close(logged["elbo_train"], parts)
+
+
+def test_means_of_an_epoch(cells):
+    """The losses in the history are means over the cells of an epoch, under scvi-tools' names."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    seen = []
+
+    class Note(Callback):
+        def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx):
+            seen.append((len(batch[REGISTRY_KEYS.BATCH_KEY]), float(outputs["loss"])))
+
+    model.train(max_epochs=1, batch_size=100, callbacks=[Note()])
+    sizes, losses = np.array(seen).T
+    assert sizes.sum() == cells.n_obs
+    history = {name: float(table.iloc[0, 0]) for name, table in model.history.items()}
+    assert history["train_loss"] == pytest.approx(np.average(losses, weights=sizes), rel=1e-5)
+    assert history["elbo_train"] == pytest.approx(
+        history["reconstruction_loss_train"] + history["kl_local_train"], rel=1e-5
+    )
+    assert {"kl_global_train", "n_components", "min_separation"} <= set(history)
 
 
 def test_agreement_by_default_thins_counts(make_plan, step):
@@ -437,3 +462,14 @@ def test_objective_is_the_plain_bound_by_default():
     assert (plain.kl_weight, plain.repulsion, plain.agreement, plain.balance, plain.dirichlet) == (1, 0, 0, 0, 1)
     assert plain.held is None
     assert plain.neighbor_mean is None
+
+
+def test_bfloat16_products(cells):
+    """With matrix products in bfloat16 the clusters are the same, and parameters stay in single precision."""
+    RMVE.setup_anndata(cells)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RMVE(cells, n_components=3)
+        model.train(max_epochs=15, batch_size=64, precision="bf16-mixed", accelerator="cpu")
+    assert adjusted_rand_score(cells.obs["cell_type"], model.predict()) > 0.95
+    assert {p.dtype for p in model.module.parameters()} == {torch.float32}

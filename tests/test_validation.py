@@ -376,7 +376,9 @@ def test_view(cells):
         ({"batch_size": 0}, "`batch_size`"),
         ({"batch_size": 1}, "`batch_size`.*at least 2"),
         ({"load_sparse_tensor": True}, "`load_sparse_tensor`"),
-        ({"strategy": "ddp_notebook_find_unused_parameters_true"}, "several devices"),
+        ({"precision": "16-mixed"}, "`precision='16-mixed'`.*'bf16-mixed'"),
+        ({"precision": "bf16-true"}, "`precision='bf16-true'`"),
+        ({"plan_kwargs": {"compile": True}}, "`compile=True`"),
     ],
 )
 def test_train_refuses(cells, unchanged, options, message):

@@ -9,10 +9,18 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from torch.utils.data import default_convert
 
 from rmve import components
 from rmve._validation import check_positive_int, get_indices
+from rmve.dataloading import IndexedDataset
 from rmve.maths.gaussians import between_components, bhattacharyya
+from rmve.module import COUNT_LIKELIHOODS
+
+#: Cells that are encoded at once, unless told otherwise.
+INFERENCE_BATCH = 1024
+#: Latent points whose density under each component is computed at once.
+MIXTURE_BATCH = 65_536
 
 
 class ClustersMixin:
@@ -24,15 +32,22 @@ class ClustersMixin:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``q(y|x)`` over components, shape ``(n, K)``, and the latent mean, shape ``(n, d)``, in one pass."""
         adata = self._validate_anndata(adata)
-        probabilities, latent = [], []
-        for tensors in self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size or 1024):
+        # Apple's GPUs lack the sparse product
+        as_counts = self.gene_likelihood in COUNT_LIKELIHOODS and self.device.type != "mps"
+        cells = IndexedDataset(self.get_anndata_manager(adata, required=True), as_counts)
+        wanted = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[indices]
+        n, order, size = len(wanted), np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH
+        probabilities = np.empty((n, self.module.n_components), dtype=np.float32)
+        latent = np.empty((n, self.module.n_latent), dtype=np.float32)
+        for at in (order[start : start + size] for start in range(0, n, size)):  # in order: backed data is read once
+            tensors = default_convert(cells[wanted[at]])
             inputs = self.module._get_inference_input(tensors)
             inputs = {k: v if v is None else v.to(self.device) for k, v in inputs.items()}
             outputs = self.module.encode(**inputs)
             q = outputs["log_q"].exp()
-            probabilities.append(q.cpu())
-            latent.append((q[..., None] * outputs["z_mean"]).sum(1).cpu())
-        return torch.cat(probabilities).numpy(), torch.cat(latent).numpy()
+            probabilities[at] = q.cpu()
+            latent[at] = (q[..., None] * outputs["z_mean"]).sum(1).cpu()
+        return probabilities, latent
 
     # -------------------------------------------------------------- clusters
 
@@ -242,8 +257,9 @@ class ClustersMixin:
 
     @torch.inference_mode()
     def _merge_tree(self, assignment: np.ndarray, latent: np.ndarray) -> np.ndarray:
-        log_r = self.module.mixture.log_responsibilities(torch.from_numpy(latent).to(self.device))
-        return components.merge_tree(assignment.argmax(1), log_r.exp().cpu().numpy(), latent)
+        mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
+        r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
+        return components.merge_tree(assignment.argmax(1), r.numpy(), latent)
 
     def merge_components(self, n_clusters: int | Literal["auto"] | None = None) -> pd.Series:
         """Make coarser clusters by merging overlapping components, without retraining.

@@ -14,8 +14,9 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata.abc import CSCDataset
 
-from rmve.initialization import row_chunks, row_sums
+from rmve.initialization import row_sums, stored_chunks
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
 MIXED_UNITS = 10.0
@@ -85,7 +86,8 @@ def _values(x):
     if sp.issparse(x):
         yield x.data
     else:
-        yield from row_chunks(x)
+        for block in stored_chunks(x):
+            yield block.data if sp.issparse(block) else block
 
 
 def check_finite(adata: ad.AnnData, layer: str | None) -> None:
@@ -96,9 +98,14 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> None:
     TypeError
         If the matrix does not hold numbers.
     ValueError
-        If it holds NaN or infinite values.
+        If it holds NaN or infinite values, or is on disk by columns.
     """
     x = get_matrix(adata, layer)
+    if isinstance(x, CSCDataset):
+        raise ValueError(
+            f"{_where(layer)} is on disk and stored by columns, so every mini-batch of cells would read all of it. Store "
+            "it by rows: `adata = adata.to_memory(); adata.X = adata.X.tocsr(); adata.write_h5ad(...)`."
+        )
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.issubdtype(x.dtype, np.complexfloating):
         raise TypeError(f"{_where(layer)} must hold numbers, not {x.dtype}.")
     for values in _values(x):
@@ -498,6 +505,28 @@ def check_prefix(prefix: object) -> None:
     check_string("prefix", prefix)
     if prefix.startswith((".", "~")) or any(character in prefix for character in "/\\:\0"):
         raise ValueError(f"`prefix` begins names of files: no '.' at its start, no '/', '\\' or ':'; got {prefix!r}.")
+
+
+#: Precisions that training supports, in PyTorch Lightning's names.
+PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16")
+
+
+def check_training_options(precision: object, plan_kwargs: dict) -> None:
+    """Raise ValueError for options of scvi-tools' and Lightning's training that RMVE does without.
+
+    Half precision with 5 bits of exponent overflows at the counts of one cell; whole models in low precision lose small
+    updates; and a compiled training step was measured to be slower than the plain one, whose gradients are hand-derived.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"`precision={precision!r}` is not supported: counts and their likelihood need the range and digits of "
+            "single precision. Use '32-true', or 'bf16-mixed' for matrix products in bfloat16."
+        )
+    if plan_kwargs.get("compile"):
+        raise ValueError(
+            "`compile=True` is not supported: the costly parts of the training step are derived by hand, and compiling "
+            "what is left made it slower. Leave it out."
+        )
 
 
 def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:

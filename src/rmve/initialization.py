@@ -16,12 +16,15 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from rmve.backed import read_rows
 from rmve.components import agreement_matrix, cut_tree, graph_overlap, merge_tree, n_overlapping_merges
 
 #: Cells that principal components are computed from; more are projected, not fitted.
 MAX_PCA_CELLS = 20_000
 #: Above this number of cells, neighbours are approximate (pynndescent).
 MAX_EXACT_NEIGHBORS = 20_000
+#: Above this one, they are looked for in a sample of this size, :data:`QUERY` cells at a time.
+MAX_INDEXED_NEIGHBORS, QUERY = 200_000, 50_000
 CHUNK = 4096
 #: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
 N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
@@ -48,18 +51,22 @@ class InputStatistics:
 
 
 def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
-    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows."""
+    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
+    for block in stored_chunks(x, rows, size):
+        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+
+
+def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:
+    """The same blocks as they are stored, dense or sparse."""
     rows = np.arange(x.shape[0]) if rows is None else rows
     for start in range(0, len(rows), size):
-        block = x[rows[start : start + size]]
-        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+        yield read_rows(x, rows[start : start + size])
 
 
 def row_sums(x) -> np.ndarray:
     """Total of each row of a dense, sparse or backed matrix, shape ``(n,)``."""
-    if sp.issparse(x):
-        return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
-    return np.concatenate([block.sum(1, dtype=np.float64) for block in row_chunks(x)])
+    blocks = [x] if sp.issparse(x) else stored_chunks(x)
+    return np.concatenate([np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in blocks])
 
 
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:
@@ -311,19 +318,44 @@ def nearest_neighbors(points: np.ndarray, n_neighbors: int, seed: int) -> sp.csr
     n_neighbors = min(n_neighbors, n - 1)
     if n_neighbors < 1:
         return sp.csr_matrix((n, n), dtype=np.float32)
-    if n > MAX_EXACT_NEIGHBORS:
+    if n > MAX_INDEXED_NEIGHBORS:
+        neighbors = _neighbors_in_a_sample(points, n_neighbors, seed)
+    elif n > MAX_EXACT_NEIGHBORS:
         from pynndescent import NNDescent
 
         found = NNDescent(points, n_neighbors=n_neighbors + 1, random_state=seed).neighbor_graph[0]
-        # drop the cell itself, wherever it stands (duplicates of a cell may come before it)
-        is_self = found == np.arange(n)[:, None]
-        is_self[~is_self.any(1), -1] = True
-        neighbors = found[~is_self].reshape(n, n_neighbors)
+        neighbors = _without_self(found, np.arange(n))
     else:  # asked about the points it was fitted on, scikit-learn leaves out each point itself
         neighbors = NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(return_distance=False)
     indptr = np.arange(0, n * n_neighbors + 1, n_neighbors)
     weight = np.full(n * n_neighbors, 1.0 / n_neighbors, dtype=np.float32)
     return sp.csr_matrix((weight, neighbors.ravel(), indptr), shape=(n, n))
+
+
+def _without_self(found: np.ndarray, itself: np.ndarray) -> np.ndarray:
+    """Neighbours without the cell itself, wherever it stands (duplicates of a cell may come before it)."""
+    is_self = found == itself[:, None]
+    is_self[~is_self.any(1), -1] = True
+    return found[~is_self].reshape(len(found), -1)
+
+
+def _neighbors_in_a_sample(points: np.ndarray, n_neighbors: int, seed: int) -> np.ndarray:
+    """Neighbours of every cell among :data:`MAX_INDEXED_NEIGHBORS` of them: memory does not grow with the cells.
+
+    The prior on a cell's component reads the mean assignment of its neighbours, which a sample gives as well.
+    """
+    from pynndescent import NNDescent
+
+    n = points.shape[0]
+    sample = np.sort(np.random.default_rng(seed).choice(n, MAX_INDEXED_NEIGHBORS, replace=False)).astype(np.int32)
+    index = NNDescent(points[sample], n_neighbors=n_neighbors + 1, random_state=seed)
+    index.prepare()
+    neighbors = np.empty((n, n_neighbors), dtype=np.int32)
+    for start in range(0, n, QUERY):
+        stop = min(start + QUERY, n)
+        found = sample[index.query(points[start:stop], k=n_neighbors + 1)[0]]
+        neighbors[start:stop] = _without_self(found, np.arange(start, stop))
+    return neighbors
 
 
 def normalize_graph(graph) -> sp.csr_matrix:

@@ -36,7 +36,12 @@ class GaussianMixture(nn.Module):
     @property
     def var(self) -> Tensor:
         """Variances, shape ``(K, d)``."""
-        return self.log_var.clamp(*LOG_VAR_RANGE).exp()
+        return self.bounded_log_var.exp()
+
+    @property
+    def bounded_log_var(self) -> Tensor:
+        """Log-variances in their range, shape ``(K, d)``."""
+        return self.log_var.clamp(*LOG_VAR_RANGE)
 
     @property
     def log_weights(self) -> Tensor:

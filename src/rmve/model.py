@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
 
@@ -381,7 +381,9 @@ class RMVE(
         checkpoint_every
             Epochs between checkpoints.
         **trainer_kwargs
-            Passed to scvi-tools' trainer, for example ``enable_progress_bar=False``.
+            Passed to scvi-tools' trainer, for example ``enable_progress_bar=False``; with ``strategy="ddp"`` several
+            ``devices`` train together (set ``scvi.settings.seed`` first), ``precision="bf16-mixed"`` computes matrix
+            products in bfloat16.
 
         Raises
         ------
@@ -419,11 +421,17 @@ class RMVE(
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
             start = check.check_start(start, self.adata.n_obs, self.module.n_components)
         if load_sparse_tensor:
-            raise ValueError("`load_sparse_tensor` is not supported: the encoder standardises its input.")
+            raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            raise ValueError("Training on several devices is not supported yet. Use `devices=1`.")
+            if settings.seed is None:
+                raise ValueError(
+                    "Training on several devices needs a seed that all processes share: set `scvi.settings.seed = 0` "
+                    "before the model is made."
+                )
+            trainer_kwargs["use_distributed_sampler"] = False  # RMVE's own sampler shares out the cells
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
+        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs or {})
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
         defaults = {"estimator": self.estimator}
@@ -454,7 +462,10 @@ class RMVE(
             "shuffle_set_split": shuffle_set_split,
             "batch_size": batch_size,
             "early_stopping": early_stopping,
-            "datasplitter_kwargs": datasplitter_kwargs,
+            "datasplitter_kwargs": {
+                "as_counts": self.gene_likelihood in COUNT_LIKELIHOODS,
+                **(datasplitter_kwargs or {}),
+            },
             "plan_kwargs": {**defaults, **plan_kwargs, "data": data},
             **trainer_kwargs,
         }

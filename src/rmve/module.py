@@ -12,11 +12,15 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
-from rmve.maths import likelihoods
+from rmve.maths import count_likelihoods, likelihoods
+from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.estimators import assignment_term, nodes_over_y
 from rmve.maths.gaussians import log_normal
+from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
+from rmve.maths.sparse_input import first_layer, standardized
+from rmve.maths.sparse_rows import SparseRows
 from rmve.mixture import GaussianMixture
 
 COUNT_LIKELIHOODS = ("nb", "zinb", "poisson")
@@ -133,7 +137,7 @@ class RMVEModule(BaseModuleClass):
         categories = [n_batch, *(n_cats_per_cov or [])]
         layers = {"n_layers": n_layers, "n_hidden": n_hidden, "dropout_rate": dropout_rate, "inject_covariates": False}
 
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.encoder = FCLayers(
             n_input,
             n_hidden,
@@ -157,6 +161,7 @@ class RMVEModule(BaseModuleClass):
             self.log_dispersion = nn.Parameter(torch.ones(n_input))
         if gene_likelihood == "zinb":
             self.zero_head = nn.Linear(n_hidden, n_input)
+        use_cheap_dropout(self)
 
         self.n_spatial = n_spatial
         if n_spatial:
@@ -230,13 +235,14 @@ class RMVEModule(BaseModuleClass):
 
     # ---------------------------------------------------------------- inputs
 
-    def log_library(self, x: Tensor, size_factor: Tensor | None) -> Tensor:
+    def log_library(self, x: Tensor | SparseRows, size_factor: Tensor | None) -> Tensor:
         """Log of the total that the decoder's proportions are scaled to, shape ``(B, 1)``."""
         if size_factor is None:
-            return x.sum(-1, keepdim=True).log()
+            total = x.row_sums()[:, None] if isinstance(x, SparseRows) else x.sum(-1, keepdim=True)
+            return total.log()
         return size_factor.log() + self.size_factor_scale.log()
 
-    def standardize(self, x: Tensor, log_library: Tensor | None) -> Tensor:
+    def standardize(self, x: Tensor | SparseRows, log_library: Tensor | None) -> Tensor:
         """Encoder input: library-size-normalised, log1p, z-scored and clipped for counts, z-scored for normals.
 
         Parameters
@@ -248,9 +254,28 @@ class RMVEModule(BaseModuleClass):
         """
         if self.gene_likelihood == "bernoulli":
             return x
+        if isinstance(x, SparseRows):
+            return standardized(x, *self._input_constants(log_library))
         if self.gene_likelihood in COUNT_LIKELIHOODS:
-            x = torch.log1p(x * (self.target_sum * (-log_library).exp()))
+            x = torch.log1p(x * self._input_scale(log_library))
         return ((x - self.input_mean) / self.input_sd).clamp(-INPUT_CLIP, INPUT_CLIP)
+
+    def _input_scale(self, log_library: Tensor) -> Tensor:
+        return self.target_sum * (-log_library).exp()
+
+    def _input_constants(self, log_library: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        return self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP
+
+    def _hidden(self, x: Tensor | SparseRows, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
+        """Last hidden layer of the encoder, shape ``(B, n_hidden)``."""
+        if isinstance(x, SparseRows) and not (self.training or self.encode_covariates or torch.is_grad_enabled()):
+            first, *others = self.encoder.fc_layers
+            h = first_layer(x, *self._input_constants(library), first[0].weight, first[0].bias)
+            for layer in (*first[1:], *(layer for block in others for layer in block)):
+                h = h if layer is None else layer(h)
+            return h
+        inputs = self.input_dropout(self.standardize(x, library))
+        return self.encoder(inputs, *covariates, cont=cont) if self.encode_covariates else self.encoder(inputs)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor | None]:
         return {
@@ -266,7 +291,7 @@ class RMVEModule(BaseModuleClass):
 
     def encode(
         self,
-        x: Tensor,
+        x: Tensor | SparseRows,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -277,7 +302,7 @@ class RMVEModule(BaseModuleClass):
         Parameters
         ----------
         x
-            Data, shape ``(B, G)``.
+            Data, shape ``(B, G)``, dense or (counts) sparse.
         size_factor, batch_index, cat_covs, cont_covs
             As registered, each with ``B`` rows.
 
@@ -286,26 +311,54 @@ class RMVEModule(BaseModuleClass):
         ``log_q`` of shape ``(B, K)``, ``z_mean`` and ``z_var`` of shape ``(B, K, d)`` (``(B, 1, d)`` for the
         factorised posterior), ``library`` of shape ``(B, 1)`` or ``None``.
         """
-        library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
-        inputs = self.input_dropout(self.standardize(x, library))
-        if self.encode_covariates:
-            h = self.encoder(inputs, batch_index, *_split(cat_covs), cont=cont_covs)
-        else:
-            h = self.encoder(inputs)
-        mean, log_var = self.mean_head(h)[:, None], self.log_var_head(h)[:, None]
+        log_q, library, mean, log_var = self._shared(x, size_factor, batch_index, cat_covs, cont_covs)
+        return {"log_q": log_q, "library": library, **self._moments(mean, log_var)}
+
+    def _moments(self, mean: Tensor, log_var: Tensor) -> dict[str, Tensor]:
+        """Means and variances of ``q(z|x,y)`` for every ``y``, from what they have in common."""
+        mean, log_var = mean[:, None], log_var[:, None]
         if self.posterior == "full":
             mean, log_var = mean + self.mean_offset, log_var + self.log_var_offset
-        return {
-            "log_q": self.y_head(h).log_softmax(-1),
-            "z_mean": mean,
-            "z_var": log_var.clamp(-10.0, 5.0).exp(),
+        return {"z_mean": mean, "z_var": log_var.clamp(*LOG_VAR_RANGE).exp()}
+
+    def _shared(
+        self,
+        x: Tensor | SparseRows,
+        size_factor: Tensor | None = None,
+        batch_index: Tensor | None = None,
+        cat_covs: Tensor | None = None,
+        cont_covs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """``log q(y|x)``, log library, and what ``q(z|x,y)`` has in common for all ``y``: ``m`` and ``v``, ``(B, d)``."""
+        library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+        h = self._hidden(x, library, batch_index, *_split(cat_covs), cont=cont_covs)
+        logits, mean, log_var = (_full(head(h)) for head in (self.y_head, self.mean_head, self.log_var_head))
+        return logits.log_softmax(-1), library, mean, log_var
+
+    def _offsets(self) -> tuple[Tensor, Tensor]:
+        if self.posterior == "full":
+            return self.mean_offset, self.log_var_offset
+        zero = torch.zeros_like(self.mixture.mean)
+        return zero, zero
+
+    def _infer_one(self, inputs: dict[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+        """:meth:`inference` with one draw of ``y``, for training: nothing of shape ``(B, K, d)`` but one divergence."""
+        log_q, library, mean, log_var = self._shared(**inputs)
+        y, weights = nodes_over_y(_given(log_q, objective), "sample")
+        offsets = self._offsets()
+        outputs = {} if objective.positions is None else self._moments(mean, log_var)
+        return outputs | {
+            "log_q": log_q,
             "library": library,
+            "weights": weights,
+            "z": draw_of_component(mean, log_var, *offsets, y[0].argmax(-1)),
+            "kl": offset_kl(mean, log_var, *offsets, self.mixture.mean, self.mixture.bounded_log_var),
         }
 
     @auto_move_data
     def inference(
         self,
-        x: Tensor,
+        x: Tensor | SparseRows,
         size_factor: Tensor | None = None,
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
@@ -329,14 +382,22 @@ class RMVEModule(BaseModuleClass):
 
         Returns
         -------
-        Those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or ``(S, B, d)`` for several draws, with
+        With an ``objective`` and one draw: ``log_q``, ``library``, ``z``, ``weights``, and ``kl``, the divergence of
+        ``q(z|x,y)`` from ``p(z|y)``, shape ``(B, K)``. Else those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or ``(S, B, d)`` for several draws, with
         ``weights`` of shape ``(S, B)`` under which the expectation over ``y`` is their weighted sum; ``qz`` is
         the normal with the mean and variance of ``q(z|x)``.
         """
-        outputs = self.encode(x, size_factor, batch_index, cat_covs, cont_covs)
-        log_y = outputs["log_q"]
-        if objective is not None and objective.held is not None:
-            log_y = torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_y)
+        inputs = {
+            "x": x,
+            "size_factor": size_factor,
+            "batch_index": batch_index,
+            "cat_covs": cat_covs,
+            "cont_covs": cont_covs,
+        }
+        if objective is not None and estimator == "sample" and n_samples == 1:
+            return self._infer_one(inputs, objective)
+        outputs = self.encode(**inputs)
+        log_y = _given(outputs["log_q"], objective)
         if estimator == "sample" and n_samples > 1:
             log_y = log_y.expand(n_samples, *log_y.shape).reshape(-1, log_y.shape[-1])
         y, weights = nodes_over_y(log_y, estimator)
@@ -387,6 +448,7 @@ class RMVEModule(BaseModuleClass):
         cont_covs: Tensor | None = None,
         transform_batch: int | None = None,
         with_distribution: bool = True,
+        as_logits: bool = False,
     ) -> dict[str, object]:
         """Decode latent points.
 
@@ -402,6 +464,8 @@ class RMVEModule(BaseModuleClass):
             Decode as if all cells were of this batch.
         with_distribution
             Whether to build ``px`` as a distribution object; training only needs its parameters.
+        as_logits
+            Whether to leave the softmax of counts to :meth:`log_likelihood`, which then takes sparse counts.
 
         Returns
         -------
@@ -415,11 +479,13 @@ class RMVEModule(BaseModuleClass):
             covariates = [c.expand(*lead, *c.shape).reshape(-1, c.shape[-1]) for c in covariates]
             cont_covs = None if cont_covs is None else cont_covs.expand(*lead, *cont_covs.shape).flatten(0, -2)
         h = self.decoder(flat, *covariates, cont=cont_covs)
-        parameters = {"location": self.x_head(h).reshape(*z.shape[:-1], -1)}
-        if self.gene_likelihood in COUNT_LIKELIHOODS:
+        parameters = {"location": _full(self.x_head(h)).reshape(*z.shape[:-1], -1)}
+        if as_logits:
+            parameters = {"logits": parameters["location"], "library": library}
+        elif self.gene_likelihood in COUNT_LIKELIHOODS:
             parameters["log_mu"] = parameters.pop("location").log_softmax(-1) + library
         if self.gene_likelihood == "zinb":
-            parameters["zero_logits"] = self.zero_head(h).reshape(*z.shape[:-1], -1)
+            parameters["zero_logits"] = _full(self.zero_head(h)).reshape(*z.shape[:-1], -1)
         outputs: dict[str, object] = {"parameters": parameters}
         if with_distribution:
             outputs["px"] = self.distribution(parameters, library)
@@ -440,8 +506,13 @@ class RMVEModule(BaseModuleClass):
             return NegativeBinomial(mu=mu, theta=theta, scale=scale)
         return ZeroInflatedNegativeBinomial(mu=mu, theta=theta, zi_logits=parameters["zero_logits"], scale=scale)
 
-    def log_likelihood(self, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``."""
+    def log_likelihood(self, x: Tensor | SparseRows, parameters: dict[str, Tensor]) -> Tensor:
+        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``.
+
+        Sparse counts go with parameters that :meth:`generative` made ``as_logits``.
+        """
+        if "logits" in parameters:
+            return self._sparse_log_likelihood(x, parameters)
         first = next(iter(parameters.values()))
         shape = first.shape[:-1]
         x = x.expand(first.shape).reshape(-1, x.shape[-1])
@@ -460,6 +531,25 @@ class RMVEModule(BaseModuleClass):
             case _:
                 value = likelihoods.bernoulli(x, flat["location"])
         return value.reshape(shape)
+
+    def _sparse_log_likelihood(self, counts: SparseRows, parameters: dict[str, Tensor]) -> Tensor:
+        def one(logits: Tensor, zero_logits: Tensor | None) -> Tensor:
+            arguments = counts, logits, parameters["library"]
+            match self.gene_likelihood:
+                case "nb":
+                    return count_likelihoods.negative_binomial(*arguments, self.log_dispersion)
+                case "zinb":
+                    return count_likelihoods.zero_inflated_negative_binomial(
+                        *arguments, self.log_dispersion, zero_logits
+                    )
+                case _:
+                    return count_likelihoods.poisson(*arguments)
+
+        logits, zero_logits = parameters["logits"], parameters.get("zero_logits")
+        if logits.dim() == 2:
+            return one(logits, zero_logits)
+        draws = range(len(logits))
+        return torch.stack([one(logits[s], None if zero_logits is None else zero_logits[s]) for s in draws])
 
     # ------------------------------------------------------------- objective
 
@@ -533,7 +623,9 @@ class RMVEModule(BaseModuleClass):
         objective = objective or Objective(kl_weight=kl_weight)
         x = tensors[REGISTRY_KEYS.X_KEY]
         log_q = inference_outputs["log_q"]
-        kl = self.mixture.kl(inference_outputs["z_mean"], inference_outputs["z_var"])
+        kl = inference_outputs.get("kl")
+        if kl is None:
+            kl = self.mixture.kl(inference_outputs["z_mean"], inference_outputs["z_var"])
         log_lik = self.log_likelihood(x, generative_outputs["parameters"])
         reconstruction = -(inference_outputs["weights"] * log_lik).sum(0)
 
@@ -565,11 +657,9 @@ class RMVEModule(BaseModuleClass):
             loss = loss + objective.repulsion * penalty
             extra["repulsion"] = penalty
         if objective.agreement > 0:
-            log_q_view = self.encode(**self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view}))
-            log_target = log_q
-            if objective.held is not None:
-                log_target = torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
-            extra["agreement"] = agreement(log_target, log_q_view["log_q"]).mean()
+            view = self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view})
+            log_q_view, *_ = self._shared(**view)
+            extra["agreement"] = agreement(_given(log_q, objective), log_q_view).mean()
             loss = loss + objective.agreement * extra["agreement"]
         if objective.balance > 0:
             extra["balance"] = balance(weights)
@@ -658,6 +748,18 @@ def _covariates(tensors: dict[str, Tensor]) -> dict[str, Tensor | None]:
         "cat_covs": tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
         "cont_covs": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
     }
+
+
+def _full(x: Tensor) -> Tensor:
+    """In single precision, if it is in less: under mixed precision densities are computed so, products are not."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _given(log_q: Tensor, objective: Objective | None) -> Tensor:
+    """``log q(y|x)``, and for held cells the log of their given assignment."""
+    if objective is None or objective.held is None:
+        return log_q
+    return torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
 
 
 def _split(cat_covs: Tensor | None) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+import torch.distributed as dist
+from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
@@ -17,6 +19,7 @@ from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
+from rmve.maths.sparse_rows import SparseRows
 from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
@@ -181,7 +184,7 @@ class RMVETrainingPlan(TrainingPlan):
         start = torch.as_tensor(data.start, dtype=torch.float32)
         smooth = torch.where(self.labelled, 0.0, smoothing)[:, None]
         self.start = (1.0 - smooth) * start + smooth / start.shape[1]
-        self.graph = data.graph if potts > 0 else None
+        self.graph = SparseRows.from_scipy(data.graph) if potts > 0 and data.graph is not None else None
         #: Running average of ``q(y|x)``, which the Potts prior reads.
         self.assignment = self.start.clone()
         #: Latest part of the run, as a share, at which a strength is still rising.
@@ -245,7 +248,7 @@ class RMVETrainingPlan(TrainingPlan):
                 "alpha": torch.full((len(rows),), self.alpha, device=device),
             }
         if self.graph is not None:
-            near = torch.from_numpy(self.graph[rows] @ self.assignment.numpy())
+            near = self.graph.take(torch.as_tensor(rows)).times(self.assignment)
             common |= {
                 "neighbor_mean": near.to(device),
                 "potts": self.potts * ramp(progress, warmup, joint * self.potts_ramp_fraction),
@@ -258,7 +261,10 @@ class RMVETrainingPlan(TrainingPlan):
         return self.module(
             batch,
             inference_kwargs={"estimator": self.estimator, "objective": objective},
-            generative_kwargs={"with_distribution": False},
+            generative_kwargs={
+                "with_distribution": False,
+                "as_logits": isinstance(batch[REGISTRY_KEYS.X_KEY], SparseRows),
+            },
             loss_kwargs={"objective": objective},
         )
 
@@ -267,23 +273,57 @@ class RMVETrainingPlan(TrainingPlan):
         rows = batch.pop(INDEX_KEY).cpu().numpy()
         objective = self.objective(rows, self.device)
         if objective.agreement > 0:
-            objective = _with_view(objective, self.view(batch["X"]))
+            x = batch[REGISTRY_KEYS.X_KEY]
+            objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseRows) else x))
         inference, _, loss = self._forward(batch, objective)
         if not torch.isfinite(loss.loss):
             self.failure = _not_finite(loss, rows)
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
+            rows, new = self._from_all_processes(torch.as_tensor(rows), new)
             self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new.cpu()
-        self.log("train_loss", loss.loss, on_epoch=True, on_step=False, prog_bar=True)
-        self.compute_and_log_metrics(loss, self.train_metrics, "train")
+        self._add_up(loss)
         return loss.loss
+
+    def _from_all_processes(self, rows: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and assignments of the mini-batches of all processes, so that their running averages stay the same."""
+        if not dist.is_initialized():
+            return rows, new
+        # batches differ by one cell at most, messages must not: the last cell comes twice
+        last = torch.arange(self.trainer.train_dataloader.sampler.largest).clamp(max=len(rows) - 1)
+        rows, new = rows[last].to(new.device), new[last.to(new.device)]
+        all_rows, all_new = ([torch.empty_like(t) for _ in range(dist.get_world_size())] for t in (rows, new))
+        dist.all_gather(all_rows, rows)
+        dist.all_gather(all_new, new)
+        return torch.cat(all_rows).cpu(), torch.cat(all_new)
+
+    def on_train_start(self) -> None:
+        """Let each process draw noise of its own from here on."""
+        if dist.is_initialized() and dist.get_rank() > 0:
+            torch.manual_seed(torch.initial_seed() + dist.get_rank())
+
+    def on_train_end(self) -> None:
+        """Give all processes the statistics of batch normalisation of the first."""
+        if dist.is_initialized():
+            for buffer in self.module.buffers():
+                dist.broadcast(buffer, 0)
+
+    @torch.no_grad()
+    def _add_up(self, loss: LossOutput) -> None:
+        """Add the parts of a step's loss to the epoch's: on the device, and far cheaper than to log them."""
+        n = loss.n_obs_minibatch
+        parts = {"reconstruction_loss": loss.reconstruction_loss_sum, "kl_local": loss.kl_local_sum}
+        parts |= {name: value * n for name, value in {"loss": loss.loss, **loss.extra_metrics}.items()}
+        for name, value in parts.items():
+            self.epoch_sums[name] = self.epoch_sums.get(name, 0.0) + value.detach()
+        self.epoch_cells += n
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The plain bound on validation cells."""
         batch.pop(INDEX_KEY)
         _, _, loss = self._forward(batch, Objective())
-        self.log("validation_loss", loss.loss, on_epoch=True)
+        self.log("validation_loss", loss.loss, on_epoch=True, batch_size=loss.n_obs_minibatch)
         self.compute_and_log_metrics(loss, self.val_metrics, "validation")
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -303,17 +343,25 @@ class RMVETrainingPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""
         self.usage = torch.zeros(self.module.n_components, device=self.device)
+        self.epoch_sums, self.epoch_cells = {}, 0
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Log how many components were in use in this epoch and how far apart the nearest two are."""
+        """Log the epoch's mean loss and its parts, the number of components in use and how far apart they are."""
+        means = {f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()}
+        self.log("train_loss", means.pop("loss_train"), prog_bar=True, sync_dist=self.use_sync_dist)
+        # names and meaning as in scvi-tools' models
+        means |= {"elbo_train": means["reconstruction_loss_train"] + means["kl_local_train"], "kl_global_train": 0.0}
+        self.log_dict(means, sync_dist=self.use_sync_dist)
+        if dist.is_initialized():
+            dist.all_reduce(self.usage)
         used = self.usage / self.usage.sum() >= MIN_USAGE
-        self.log("n_components", float(used.sum()))
+        self.log("n_components", float(used.sum()), sync_dist=self.use_sync_dist)
         if used.sum() > 1:
             mixture = self.module.mixture
             distance = between_components(bhattacharyya, mixture.mean[used], mixture.var[used])
             distance.fill_diagonal_(float("inf"))
-            self.log("min_separation", float(distance.min()))
+            self.log("min_separation", float(distance.min()), sync_dist=self.use_sync_dist)
 
     # ------------------------------------------------------------ optimizer
 
@@ -326,7 +374,9 @@ class RMVETrainingPlan(TrainingPlan):
             {"params": [p for p in trainable if id(p) in mixture], "lr": self.mixture_lr, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+        # one pass over all parameters, where there is such a kernel
+        fused = all(p.device.type in ("cpu", "cuda") for p in trainable)
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay, fused=fused)
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:

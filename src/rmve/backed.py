@@ -1,0 +1,76 @@
+"""Matrices that stay on disk: an h5ad opened with ``backed="r"``, or ``anndata.io.sparse_dataset`` of h5ad or zarr.
+
+Rows are read in runs, never one by one and never all at once. Training reads a random set of short runs at a time and
+draws its mini-batches from the cells in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSCDataset, CSRDataset
+
+#: Cells in a run that is read at once, and cells that are in memory at once.
+RUN_LENGTH, CELLS_IN_MEMORY = 256, 32_768
+#: Wanted rows at most this far apart are read in one run.
+MAX_GAP = 64
+
+
+def is_on_disk(x) -> bool:
+    """Whether a data matrix is a file's, and not in memory."""
+    return isinstance(x, CSRDataset | CSCDataset) or not (isinstance(x, np.ndarray) or sp.issparse(x))
+
+
+def read_rows(x, rows: np.ndarray):
+    """Rows of a matrix in memory or on disk, as a NumPy array or SciPy matrix.
+
+    Parameters
+    ----------
+    x
+        Shape ``(n, G)``.
+    rows
+        Indices, ascending.
+    """
+    if not is_on_disk(x):
+        return x[rows]
+    breaks = np.flatnonzero(np.diff(rows) > MAX_GAP) + 1
+    blocks = []
+    for run in np.split(rows, breaks):
+        if len(run):
+            block = x[int(run[0]) : int(run[-1]) + 1]
+            blocks.append(block if len(run) == block.shape[0] else block[run - run[0]])
+    if len(blocks) == 1:
+        return blocks[0]
+    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def shuffled_runs(indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sorted indices in short runs, the runs in random order."""
+    runs = np.array_split(indices, -(-len(indices) // RUN_LENGTH))
+    return np.concatenate([runs[i] for i in rng.permutation(len(runs))])
+
+
+def batches_in_memory(batches: list[np.ndarray], rng: np.random.Generator | None) -> Iterator[list[np.ndarray]]:
+    """Mini-batches in groups that are read together.
+
+    Parameters
+    ----------
+    batches
+        Rows of each mini-batch, those of a run together.
+    rng
+        Shuffles the rows within a group; ``None`` leaves them.
+
+    Yields
+    ------
+    The rows of each mini-batch of a group.
+    """
+    size = max(1, CELLS_IN_MEMORY // len(batches[0]))
+    for first in range(0, len(batches), size):
+        group = batches[first : first + size]
+        if rng is None:
+            yield group
+        else:
+            rows = rng.permutation(np.concatenate(group))
+            yield np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])

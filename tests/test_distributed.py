@@ -1,0 +1,105 @@
+"""Training on several devices: cells are shared out, and all processes end with the same model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scvi import settings
+from sklearn.metrics import adjusted_rand_score
+
+from rmve import RMVE
+from rmve.dataloading import BatchesOfRuns, EvenBatches
+
+#: Run twice by Lightning, once for each process; each writes what it ended with.
+SCRIPT = """
+import json, os, sys
+import scvi, torch
+from lightning.pytorch.callbacks import Callback
+import rmve
+
+class Keep(Callback):
+    def on_train_end(self, trainer, plan):
+        self.steps, self.assignment = trainer.global_step, plan.assignment.argmax(1).tolist()
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    scvi.settings.seed = 0
+    adata = rmve.datasets.toy(n_cells=400, n_clusters=3, seed=0)
+    rmve.RMVE.setup_anndata(adata, layer="counts")
+    model, keep = rmve.RMVE(adata, n_components=3), Keep()
+    model.train(max_epochs=20, batch_size=20, accelerator="cpu", enable_progress_bar=False, callbacks=[keep],
+                devices=2, strategy="ddp")
+    result = {"clusters": model.predict().tolist(), "assignment": keep.assignment, "steps": keep.steps,
+              "mixture": model.module.mixture.mean.tolist(), "latent": model.get_latent_representation().tolist()}
+    with open(f"{sys.argv[1]}/{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
+        json.dump(result, file)
+"""
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Act as process ``rank`` of two."""
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    return lambda rank: monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+
+
+@pytest.mark.parametrize("sampler", [EvenBatches, BatchesOfRuns])
+@pytest.mark.parametrize("n", [4, 101, 256])
+def test_batches_are_shared_out(two_processes, sampler, n):
+    """Each cell comes once, in one of the processes, in equally many batches, in a new order on each pass."""
+    samplers = []
+    for rank in range(2):
+        two_processes(rank)
+        samplers.append(sampler(np.arange(n), 16, shuffle=True, shared_seed=5))
+    passes = []
+    for _ in range(2):
+        batches = [list(s) for s in samplers]
+        if sampler is BatchesOfRuns:
+            batches = [[rows for rows, _ in own] for own in batches]
+        assert len(batches[0]) == len(batches[1]) == len(samplers[0])
+        sizes = [len(rows) for own in batches for rows in own]
+        assert max(sizes) == samplers[0].largest <= 16
+        assert max(sizes) - min(sizes) <= 1
+        passes.append(np.concatenate([rows for own in batches for rows in own]))
+        np.testing.assert_array_equal(np.sort(passes[-1]), np.arange(n))
+    assert n == 4 or (passes[0] != passes[1]).any()
+
+
+def test_seed_is_needed(cells, monkeypatch):
+    """Without a common seed the processes would start apart: the error says what to set."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    monkeypatch.setattr(type(settings), "seed", None)
+    with pytest.raises(ValueError, match="scvi.settings.seed = 0"):
+        model.train(max_epochs=1, devices=2, strategy="ddp")
+    assert not model.is_trained
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Two processes: half the steps each, the same model and assignments in both, the clusters of one process."""
+    import rmve
+
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=600, cwd=tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["steps"] == second["steps"] == 20 * 10
+    assert first["clusters"] == second["clusters"]
+    assert first["assignment"] == second["assignment"]
+    np.testing.assert_allclose(first["mixture"], second["mixture"])
+    np.testing.assert_allclose(first["latent"], second["latent"], rtol=1e-4, atol=1e-4)
+
+    adata = rmve.datasets.toy(n_cells=400, n_clusters=3, seed=0)
+    RMVE.setup_anndata(adata, layer="counts")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RMVE(adata, n_components=3)
+        model.train(max_epochs=20, batch_size=40)
+    assert adjusted_rand_score(model.predict(), first["clusters"]) > 0.9
+    assert adjusted_rand_score(adata.obs["cell_type"], first["clusters"]) > 0.9
