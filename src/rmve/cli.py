@@ -23,15 +23,17 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
 from rmve._callbacks import silence
-from rmve._keys import DEFAULT_KEY, Written
+from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._run import TrainingStopped
 from rmve._validation import check_key_added
 from rmve.module import GENE_LIKELIHOODS
 from rmve.report import make_report
+from rmve.spatial import KINDS
 
 #: What the demonstration writes, and the column of its data that it compares with.
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
 Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
+MapKind = Enum("MapKind", {name: name for name in KINDS})
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -72,82 +74,90 @@ def _component_number(value: str) -> str:
     return value
 
 
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of the random numbers: the same seed gives the same result.")
+Source = Annotated[
+    Path, typer.Argument(metavar="INPUT.h5ad", exists=True, dir_okay=False, callback=_h5ad, help="Cells x genes.")
 ]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUTPUT.h5ad", dir_okay=False, callback=_h5ad, help="File to write.")
+]
+Layer = Annotated[str | None, typer.Option(show_default="X", help="Layer with the counts.")]
+BatchKey = Annotated[str | None, typer.Option(help="Column of obs with the batch.")]
+LabelsKey = Annotated[
+    str | None, typer.Option(help="Column of obs with known types to train on; 'Unknown' marks unlabelled cells.")
+]
+NComponents = Annotated[
+    str, typer.Option(metavar="auto|INTEGER", callback=_component_number, help="Number of clusters; auto finds it.")
+]
+OfGene = Annotated[Likelihood, typer.Option(help="Of a gene's value.")]
 MaxEpochs = Annotated[
     int | None, typer.Option(min=1, show_default="fewer for more cells", help="Passes over the data.")
 ]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Of the random numbers: the same seed gives the same result.")
+]
+KeyAdded = Annotated[str, typer.Option(help="Prefix of the names written.")]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 @app.command()
 def cluster(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT.h5ad", exists=True, dir_okay=False, callback=_h5ad, help="Cells x genes."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="OUTPUT.h5ad", dir_okay=False, callback=_h5ad, help="File to write."),
-    ],
-    layer: Annotated[str | None, typer.Option(show_default="X", help="Layer with the counts.")] = None,
-    batch_key: Annotated[str | None, typer.Option(help="Column of obs with the batch.")] = None,
-    labels_key: Annotated[
-        str | None, typer.Option(help="Column of obs with known types to train on; 'Unknown' marks unlabelled cells.")
-    ] = None,
-    n_components: Annotated[
-        str, typer.Option(metavar="auto|INTEGER", callback=_component_number, help="Number of clusters; auto finds it.")
-    ] = "auto",
-    likelihood: Annotated[Likelihood, typer.Option(help="Of a gene's value.")] = Likelihood.nb,
+    source: Source,
+    output: Output,
+    layer: Layer = None,
+    batch_key: BatchKey = None,
+    labels_key: LabelsKey = None,
+    n_components: NComponents = "auto",
+    likelihood: OfGene = Likelihood.nb,
     max_epochs: MaxEpochs = None,
     seed: Seed = 0,
-    key_added: Annotated[str, typer.Option(help="Prefix of the names written.")] = DEFAULT_KEY,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    key_added: KeyAdded = DEFAULT_KEY,
+    report: ReportFile = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another.
 
     The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
     """
-    with _errors_in_one_line(), silence(everything=True):
-        for path in filter(None, (output, report)):
-            _check_output(path, force)
-        start = time.perf_counter()
-        adata = ad.read_h5ad(source)
-        names = Written(key_added)
-        if names.cluster in adata.obs and names.uns not in adata.uns:
-            if not force:
-                raise ValueError(
-                    f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
-                    "Choose another --key-added, or replace it with --force."
-                )
-            if key_added not in (batch_key, labels_key):
-                del adata.obs[names.cluster]
-        check_key_added(adata, key_added, [batch_key, labels_key])
-        setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
-        options = {
-            "n_components": None if n_components == "auto" else int(n_components),
-            "gene_likelihood": likelihood.value,
-        }
-        model = _fit(adata, setup, options, max_epochs, seed, key_added, quiet)
-        rows = {**_summary(adata, key_added, start), "seed": seed}
-        page = None
-        if report is not None:
-            page = make_report(adata, key_added, labels_key, model.history, {"file": source.name, **rows})
-        with _replacing(output) as temporary:
-            adata.write_h5ad(temporary)
-        if page is not None:
-            with _replacing(report) as temporary:
-                temporary.write_text(page, encoding="utf-8")
-        if not quiet:
-            _report(rows)
-            _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
+    setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
+    _from_file_to_file(
+        source, output, setup, n_components, likelihood, max_epochs, seed, key_added, report, force, quiet
+    )
+
+
+@app.command("map")
+def map_to_space(
+    source: Source,
+    output: Output,
+    spatial_key: Annotated[
+        str, typer.Option(help="Key of obsm with 1 to 3 coordinates; rows of NaN for cells of unknown position.")
+    ] = SPATIAL_KEY,
+    kind: Annotated[MapKind, typer.Option(help="One map for all cells, or one for each component.")] = MapKind.linear,
+    layer: Layer = None,
+    batch_key: BatchKey = None,
+    labels_key: LabelsKey = None,
+    n_components: NComponents = "auto",
+    likelihood: OfGene = Likelihood.nb,
+    max_epochs: MaxEpochs = None,
+    seed: Seed = 0,
+    key_added: KeyAdded = DEFAULT_KEY,
+    report: ReportFile = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Place the cells of an h5ad file in space, by a linear map from the latent space, and cluster them.
+
+    Some cells need positions, in obsm; the others are placed. A tenth of the positions is held out to judge the map.
+    """
+    setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "spatial_key": spatial_key}
+    _from_file_to_file(
+        source, output, setup, n_components, likelihood, max_epochs, seed, key_added, report, force, quiet, kind.value
+    )
 
 
 @app.command()
@@ -186,14 +196,85 @@ def demo(
 # ------------------------------------------------------------------------ parts
 
 
+def _from_file_to_file(
+    source: Path,
+    output: Path,
+    setup: dict[str, str | None],
+    n_components: str,
+    likelihood: Likelihood,
+    max_epochs: int | None,
+    seed: int,
+    key_added: str,
+    report: Path | None,
+    force: bool,
+    quiet: bool,
+    kind: str | None = None,
+) -> None:
+    """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
+    with _errors_in_one_line(), silence(everything=True):
+        for path in filter(None, (output, report)):
+            _check_output(path, force)
+        start = time.perf_counter()
+        adata = ad.read_h5ad(source)
+        names, registered = Written(key_added), [setup["batch_key"], setup["labels_key"]]
+        if names.cluster in adata.obs and names.uns not in adata.uns:
+            if not force:
+                raise ValueError(
+                    f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
+                    "Choose another --key-added, or replace it with --force."
+                )
+            if key_added not in registered:
+                del adata.obs[names.cluster]
+        check_key_added(adata, key_added, registered)
+        options = {
+            "n_components": None if n_components == "auto" else int(n_components),
+            "gene_likelihood": likelihood.value,
+        }
+        model = _fit(adata, setup, options, max_epochs, seed, key_added, quiet, kind)
+        rows = {**_summary(adata, key_added, start), "seed": seed}
+        if kind is not None:
+            rows |= _place_summary(model.spatial_map_)
+        page = None
+        if report is not None:
+            about = {"file": source.name, **rows}
+            page = make_report(adata, key_added, setup["labels_key"], model.history, about)
+        with _replacing(output) as temporary:
+            adata.write_h5ad(temporary)
+        if page is not None:
+            with _replacing(report) as temporary:
+                temporary.write_text(page, encoding="utf-8")
+        if not quiet:
+            _report(rows)
+            _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
+
+
+def _place_summary(smap: rmve.SpatialMap) -> dict[str, object]:
+    """Quality of a map, on cells that it did not see."""
+    verdict = "" if smap.has_signal_ else " (no better than chance: do not read them as places)"
+    return {
+        "R² by axis": " ".join(f"{value:.3f}" for value in smap.r2_),
+        "median error": f"{smap.error_:.4g}, {100 * smap.error_fraction_:.1f} % of the diameter{verdict}",
+        "judged by cells": smap.n_judged_,
+    }
+
+
 def _fit(
-    adata: ad.AnnData, setup: dict, options: dict, max_epochs: int | None, seed: int, key_added: str, quiet: bool
+    adata: ad.AnnData,
+    setup: dict,
+    options: dict,
+    max_epochs: int | None,
+    seed: int,
+    key_added: str,
+    quiet: bool,
+    kind: str | None = None,
 ) -> rmve.RMVE:
     """Train a model and write its results, and nothing else, into ``adata``."""
     scvi.settings.seed = seed
     rmve.RMVE.setup_anndata(adata, **setup)
     model = rmve.RMVE(adata, **options)
     model.train(max_epochs=max_epochs, enable_progress_bar=not quiet)
+    if kind not in (None, "linear"):
+        model.fit_spatial_map(kind=kind)
     model.annotate(key_added=key_added)
     for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
         for name in [name for name in part if str(name).startswith("_scvi")]:

@@ -1,13 +1,21 @@
-"""Toy data with known truth, and real cells that need no download."""
+"""Toy data with known truth, real cells that need no download, and loaders of atlases."""
 
 from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pooch
 import scipy.sparse as sp
 
 from rmve._validation import check_positive_int
+from rmve.body import add_organ_positions
 
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25
@@ -200,3 +208,105 @@ def recover_counts(log_normalized, totals: np.ndarray, target_sum: float) -> sp.
     matrix.data = np.round(values)
     matrix.eliminate_zeros()
     return matrix.astype(np.float32)
+
+
+def fetch_h5ad(url: str, sha256: str, folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
+    """Read an h5ad file from the network, through a cache; what is there already is not downloaded again.
+
+    For example a data set of the Human Cell Atlas from CELLxGENE: its page on https://cellxgene.cziscience.com shows the
+    link of the file.
+
+    Parameters
+    ----------
+    url
+        Address of the file, ending in ``.h5ad``.
+    sha256
+        Checksum of the file, 64 hexadecimal digits. A file that has another one is not read.
+    folder
+        Cache; ``None`` is ``RMVE_CACHE`` in the environment, or the usual place for caches of the operating system.
+    progressbar
+        Whether to show the progress of the download.
+
+    Returns
+    -------
+    The AnnData.
+
+    Raises
+    ------
+    ValueError
+        If the address or the checksum is not of that form, or the file has another checksum.
+    OSError
+        If the file cannot be had.
+    """
+    parts = urlsplit(url)
+    name = unquote(parts.path).rsplit("/", 1)[-1]
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w][\w.+-]*\.h5ad", name):
+        raise ValueError(f"`url` must be the http or https address of an .h5ad file; got {url!r}.")
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"`sha256` must be 64 hexadecimal digits, the checksum of the file; got {sha256!r}.")
+    folder = Path(folder or os.environ.get("RMVE_CACHE") or pooch.os_cache("rmve"))
+    path = pooch.retrieve(
+        url,
+        known_hash=f"sha256:{sha256.lower()}",
+        fname=f"{sha256[:12].lower()}-{name}",
+        path=folder,
+        downloader=pooch.HTTPDownloader(progressbar=progressbar, timeout=60),
+    )
+    return ad.read_h5ad(path)
+
+
+def census(
+    obs_value_filter: str,
+    organism: str = "Homo sapiens",
+    var_names: Sequence[str] | None = None,
+    census_version: str = "stable",
+    organ_key: str = "tissue_general",
+) -> ad.AnnData:
+    """Cells of CELLxGENE Census, which holds the Human Cell Atlas, with the place of their organ in the body.
+
+    Needs the package ``cellxgene-census`` (``pip install "rmve[census]"``) and the network.
+
+    Parameters
+    ----------
+    obs_value_filter
+        Which cells, in the language of the census, for example
+        ``"is_primary_data == True and tissue_general in ['lung', 'liver']"``.
+    organism
+        As in the census.
+    var_names
+        Ensembl identifiers of the genes to read; ``None`` is all.
+    census_version
+        A date, or ``"stable"``. A date makes a result repeatable.
+    organ_key
+        Column with the organ, from which positions are made; see :func:`rmve.body.add_organ_positions`.
+
+    Returns
+    -------
+    AnnData with raw counts in ``X``, gene names as ``var_names``, and the position of each cell's organ in
+    ``obsm["spatial"]``, NaN for blood and other tissues without a place.
+
+    Raises
+    ------
+    ImportError
+        If ``cellxgene-census`` is not installed.
+    ValueError
+        If no cell passes the filter, or none of the organs has a position.
+    """
+    try:
+        import cellxgene_census
+    except ImportError as error:
+        raise ImportError('`rmve.datasets.census` needs another package: pip install "rmve[census]"') from error
+    with cellxgene_census.open_soma(census_version=census_version) as opened:
+        adata = cellxgene_census.get_anndata(
+            opened,
+            organism=organism,
+            obs_value_filter=obs_value_filter,
+            var_value_filter=None if var_names is None else f"feature_id in {list(var_names)!r}",
+        )
+    if adata.n_obs == 0:
+        raise ValueError(f"No cell of the census passes {obs_value_filter!r}.")
+    adata.obs_names = adata.obs["soma_joinid"].astype(str).to_numpy()
+    adata.var_names = adata.var["feature_name"].astype(str).to_numpy()
+    adata.var_names_make_unique()
+    add_organ_positions(adata, organ_key)
+    return adata

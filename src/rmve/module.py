@@ -31,8 +31,6 @@ POSTERIORS = ("full", "factorized")
 INPUT_CLIP = 10.0
 #: Share of the old value in the running error of held-out positions.
 SPACE_VAR_MEMORY = 0.98
-#: Least ratio of explained to unexplained variance that a coordinate is weighed with: it starts from no signal.
-MIN_SIGNAL = 0.2
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -74,6 +72,8 @@ class Objective:
     positions: Tensor | None = None
     held_out: Tensor | None = None
     spatial: float = 0.0
+    #: Least ratio of explained to unexplained variance that a coordinate is weighed with.
+    min_signal: float = 1.0
     #: Weight of the balance of the average assignment.
     balance: float = 0.0
     #: Weight of the entropy of each cell's assignment.
@@ -554,7 +554,12 @@ class RMVEModule(BaseModuleClass):
     # ------------------------------------------------------------- objective
 
     def position_loss(
-        self, assignment: Tensor, inference_outputs: dict[str, Tensor], positions: Tensor, held_out: Tensor
+        self,
+        assignment: Tensor,
+        inference_outputs: dict[str, Tensor],
+        positions: Tensor,
+        held_out: Tensor,
+        min_signal: float = 1.0,
     ) -> Tensor:
         """Squared error of ``A z + b``, expected under ``q(y,z|x)`` exactly, each coordinate weighed by its signal.
 
@@ -574,6 +579,9 @@ class RMVEModule(BaseModuleClass):
         held_out
             Cells whose position is not to be learned, shape ``(B,)``. While training, their error updates
             ``space_var``, as batch normalisation updates its statistics.
+        min_signal
+            Least ratio of explained to unexplained variance that a coordinate is weighed with, so that it can start to be
+            learned.
 
         Returns
         -------
@@ -590,7 +598,7 @@ class RMVEModule(BaseModuleClass):
         if self.training and held_out.any():
             with torch.no_grad():
                 self.space_var.lerp_(squared[held_out].mean(0), 1.0 - SPACE_VAR_MEMORY)
-        signal = ((1.0 - self.space_var) / self.space_var).clamp_min(MIN_SIGNAL)
+        signal = ((1.0 - self.space_var) / self.space_var).clamp_min(min_signal)
         return 0.5 * (squared * signal)[~held_out].sum() / len(positions)
 
     def loss(
@@ -646,7 +654,9 @@ class RMVEModule(BaseModuleClass):
             assignment = log_q.exp()
             if objective.held is not None:
                 assignment = torch.where(objective.held[:, None], objective.target, assignment)
-            misplaced = self.position_loss(assignment, inference_outputs, objective.positions, objective.held_out)
+            misplaced = self.position_loss(
+                assignment, inference_outputs, objective.positions, objective.held_out, objective.min_signal
+            )
             extra["position_loss"] = misplaced
             loss = loss + objective.spatial * misplaced
         if self.repulsion is not None and objective.repulsion > 0:

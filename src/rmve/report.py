@@ -89,6 +89,8 @@ def make_report(
                 "that joins labels, several in a row are a label that was divided.",
             ),
         ]
+    if names.spatial in adata.obsm:
+        parts += ["<h2>Place</h2>", *_place(adata, key)]
     parts += [
         "<h2>How sure the clusters are</h2>",
         _figure(
@@ -155,3 +157,31 @@ def _figure(draw: Callable[[], Axes], caption: str) -> str:
 def _wide_axes(n_rows: int) -> Axes:
     """Axes with room for long names."""
     return Figure(figsize=(9, 3.5 + 0.3 * n_rows), layout="constrained").subplots()
+
+
+def _place(adata: AnnData, key: str) -> list[str]:
+    """Figures of the map to space: true and predicted positions, and the error where it is known."""
+    names = Written(key)
+    spatial_key = adata.uns[names.uns]["params"].get("spatial_key")
+    known = spatial_key in adata.obsm
+    n_axes = adata.obsm[names.spatial].shape[1]
+    parts = []
+    for axes in [(0, 1), (0, 2)] if n_axes == 3 else [(0, 1)]:
+        if known:
+            parts.append(
+                _figure(lambda axes=axes: pl.spatial(adata, key, axes=axes), "Where the cells are, by their cluster.")
+            )
+        parts.append(
+            _figure(
+                lambda axes=axes: pl.spatial(adata, key, predicted=True, axes=axes),
+                "Where the linear map puts them. Cells that cannot be placed gather in the middle.",
+            )
+        )
+    if known:
+        parts.append(
+            _figure(
+                lambda: pl.spatial_error(adata, key, arrows=True),
+                "From the true to the predicted position, of cells whose position the model did not learn.",
+            )
+        )
+    return parts

@@ -24,6 +24,8 @@ from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
 MIN_USAGE = 1e-3
+#: Least weight of a coordinate in the joint phase, as a ratio of explained to unexplained variance; 1 in the first phase.
+MIN_SIGNAL = 0.2
 LR_SCHEDULES = ("drop", "one-cycle")
 
 
@@ -225,6 +227,7 @@ class RMVETrainingPlan(TrainingPlan):
                 "positions": self.positions[rows].to(device),
                 "held_out": self.held_out[rows].to(device),
                 "spatial": self.spatial,
+                "min_signal": 1.0 if progress < warmup else MIN_SIGNAL,
             }
         labelled = self.labelled[rows]
         given = {"target": self.start[rows].to(device)}
