@@ -24,8 +24,9 @@ from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
 MIN_USAGE = 1e-3
-#: Least weight of a coordinate in the joint phase, as a ratio of explained to unexplained variance; 1 in the first phase.
-MIN_SIGNAL = 0.2
+#: Least weight of a coordinate, as a ratio of explained to unexplained variance, in the first phase, where it is to become
+#: learned, and in the joint one, where it has shown whether it can be.
+FIRST_SIGNAL, MIN_SIGNAL = 1.0, 0.01
 LR_SCHEDULES = ("drop", "one-cycle")
 
 
@@ -227,7 +228,7 @@ class RMVETrainingPlan(TrainingPlan):
                 "positions": self.positions[rows].to(device),
                 "held_out": self.held_out[rows].to(device),
                 "spatial": self.spatial,
-                "min_signal": 1.0 if progress < warmup else MIN_SIGNAL,
+                "min_signal": FIRST_SIGNAL if progress < warmup else MIN_SIGNAL,
             }
         labelled = self.labelled[rows]
         given = {"target": self.start[rows].to(device)}
