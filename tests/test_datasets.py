@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import http.server
+import sys
+import threading
+import types
+from functools import partial
+
+import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
@@ -163,3 +172,121 @@ def test_pbmc68k_reduced():
     assert adata.obs["bulk_labels"].equals(source.obs["bulk_labels"])
     assert adata.obsm["X_umap"].shape == (700, 2)
     assert [name for name in adata.layers if name is not None] == ["counts"]  # newer anndata lists X as None
+
+
+# --------------------------------------------------------------------- atlases
+
+
+@pytest.fixture
+def server(cells, tmp_path):
+    """A web server on this machine that offers a file, and the file's checksum; it counts requests."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    cells.write_h5ad(folder / "atlas.h5ad")
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        checksum = hashlib.sha256((folder / "atlas.h5ad").read_bytes()).hexdigest()
+        yield f"http://127.0.0.1:{httpd.server_port}/atlas.h5ad", checksum, requests
+        httpd.shutdown()
+
+
+def test_fetched_once(server, cells, tmp_path):
+    """The file is read, kept in the cache, and not asked for again."""
+    url, checksum, requests = server
+    for _ in range(2):
+        found = datasets.fetch_h5ad(url, checksum, folder=tmp_path / "cache", progressbar=False)
+        np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
+    assert requests == ["/atlas.h5ad"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{checksum[:12]}-atlas.h5ad"]
+
+
+def test_cache_from_the_environment(server, tmp_path, monkeypatch):
+    """``RMVE_CACHE`` says where files are kept."""
+    monkeypatch.setenv("RMVE_CACHE", str(tmp_path / "mine"))
+    datasets.fetch_h5ad(*server[:2], progressbar=False)
+    assert len(list((tmp_path / "mine").iterdir())) == 1
+
+
+def test_another_checksum_is_not_read(server, tmp_path):
+    """A file that is not the one asked for leaves nothing in the cache."""
+    with pytest.raises(ValueError, match="hash"):
+        datasets.fetch_h5ad(server[0], "0" * 64, folder=tmp_path / "cache", progressbar=False)
+    assert not list((tmp_path / "cache").glob("*.h5ad"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd.h5ad",
+        "atlas.h5ad",
+        "http://host/atlas.zip",
+        "http://host/..h5ad",
+        "http://host/.h5ad",
+        "http://host/%2e%2e%5catlas.h5ad",
+    ],
+)
+def test_addresses_that_are_none(url, tmp_path):
+    """Other schemes, other files, and names that could leave the cache are refused before anything is asked for."""
+    with pytest.raises(ValueError, match="`url` must be"):
+        datasets.fetch_h5ad(url, "0" * 64, folder=tmp_path)
+
+
+@pytest.mark.parametrize("checksum", ["", "abc", "g" * 64, "0" * 63, "sha256:" + "0" * 64])
+def test_checksums_that_are_none(checksum, tmp_path):
+    """A download without a checksum is refused."""
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        datasets.fetch_h5ad("http://host/atlas.h5ad", checksum, folder=tmp_path)
+
+
+class FakeCensus(types.ModuleType):
+    """Stands for the package ``cellxgene_census``: takes its arguments and gives cells in its format."""
+
+    def __init__(self, cells):
+        super().__init__("cellxgene_census")
+        self.cells, self.asked = cells, []
+
+    @contextlib.contextmanager
+    def open_soma(self, census_version):
+        self.asked.append(census_version)
+        yield "opened"
+
+    def get_anndata(self, opened, **arguments):
+        self.asked.append(arguments)
+        return self.cells
+
+
+def test_census_gives_cells_with_their_organs_place(cells, monkeypatch):
+    """Names of genes and cells are made, blood has no place."""
+    found = ad.AnnData(cells.X.copy())
+    found.obs["soma_joinid"] = np.arange(240)
+    found.obs["tissue_general"] = np.where(np.arange(240) % 3, "liver", "blood")
+    found.var["feature_name"] = ["same"] * 2 + [f"g{j}" for j in range(58)]
+    census = FakeCensus(found)
+    monkeypatch.setitem(sys.modules, "cellxgene_census", census)
+    adata = datasets.census("tissue_general == 'liver'", var_names=["ENSG1"], census_version="2025-01-30")
+    assert census.asked[0] == "2025-01-30"
+    assert census.asked[1]["obs_value_filter"] == "tissue_general == 'liver'"
+    assert census.asked[1]["var_value_filter"] == "feature_id in ['ENSG1']"
+    assert adata.var_names.is_unique
+    np.testing.assert_array_equal(np.isnan(adata.obsm["spatial"]).any(1), adata.obs["tissue_general"] == "blood")
+    census.cells = found[:0].copy()
+    with pytest.raises(ValueError, match="No cell of the census passes"):
+        datasets.census("tissue_general == 'nowhere'")
+
+
+def test_census_without_its_package_says_what_to_install(monkeypatch):
+    """The package is an extra."""
+    monkeypatch.setitem(sys.modules, "cellxgene_census", None)
+    with pytest.raises(ImportError, match='pip install "rmve\\[census\\]"'):
+        datasets.census("tissue == 'lung'")
