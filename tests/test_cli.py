@@ -322,3 +322,56 @@ def test_notes_of_the_training_libraries_are_silent_in_a_command_only(run, sourc
 
     scvi.settings.seed = 0
     assert notes == ["Seed set to 0"]
+
+
+# -------------------------------------------------------------------------- map
+
+
+@pytest.fixture(scope="session")
+def placed_source(make_cells, tmp_path_factory):
+    """A file in which every second cell has a position."""
+    adata = make_cells(160)
+    adata.obsm["where"] = adata.obsm.pop("spatial")
+    adata.obsm["where"][::2] = np.nan
+    path = tmp_path_factory.mktemp("map") / "cells.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+def test_map_places_all_cells(run, placed_source, tmp_path):
+    """Results are written, nothing else is changed, and the quality is reported, on screen and in the page."""
+    out, page = tmp_path / "out.h5ad", tmp_path / "page.html"
+    arguments = ["--spatial-key", "where", "--max-epochs", "30", "--n-components", "3", "--report", page]
+    result = run("map", placed_source, "-o", out, *arguments)
+    assert result.exit_code == 0, result.output
+    before, after = ad.read_h5ad(placed_source), ad.read_h5ad(out)
+    np.testing.assert_array_equal(after.obsm["where"], before.obsm["where"])
+    names = Written()
+    assert np.isfinite(after.obsm[names.spatial]).all()
+    assert (after.obs[names.spatial_sd] > 0).all()
+    smap = after.uns[names.uns]["spatial_map"]
+    assert smap["kind"] == "linear"
+    assert f"{smap['r2_'][0]:.3f} {smap['r2_'][1]:.3f}" in result.output
+    assert "judged by cells" in result.output
+    text = page.read_text()
+    assert "<h2>Place</h2>" in text
+    assert "Where the linear map puts them" in text
+    assert not [name for name in after.obs if name.startswith("_scvi")]
+
+
+def test_map_by_cluster(run, placed_source, tmp_path):
+    """The other kind of map is an option."""
+    out = tmp_path / "out.h5ad"
+    result = run("map", placed_source, "-o", out, "--spatial-key", "where", "--kind", "by_cluster", *QUICK, "--quiet")
+    assert result.exit_code == 0, result.output
+    assert ad.read_h5ad(out).uns["rmve"]["spatial_map"]["kind"] == "by_cluster"
+
+
+def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_path):
+    """The key is named, and so are those that are there."""
+    out = tmp_path / "out.h5ad"
+    line = one_line_error(run("map", placed_source, "-o", out, *QUICK))
+    assert "`spatial_key='spatial'` is not in `adata.obsm`" in line
+    assert "'where'" in line
+    assert not out.exists()
+    usage_error(run("map", placed_source, "-o", out, "--kind", "cubic"))

@@ -43,7 +43,7 @@ PAGES = [page for page in sorted((ROOT / "docs" / "user_guide").glob("*.md")) if
 
 def test_pages_have_code():
     """There is something to run."""
-    assert {"model", "training", "saving", "extending"} <= {page.stem for page in PAGES}
+    assert {"model", "training", "saving", "extending", "spatial"} <= {page.stem for page in PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

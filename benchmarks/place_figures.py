@@ -1,0 +1,58 @@
+"""Figures of the documentation on positions: python benchmarks/place_figures.py writes docs/figures/{embryo,body_map}.png."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import scvi
+from data import HERE
+from matplotlib.figure import Figure
+from runs import prepare
+from spatial import load
+
+import rmve
+
+FIGURES = HERE.parent / "docs" / "figures"
+
+
+def train(name: str, spatial_key: str = "spatial"):
+    """Annotated cells of a data set of ``spatial.py``."""
+    cells = load(name)
+    adata = cells.adata
+    if name == "gtex":  # blood has no place in the body
+        adata.obsm["body"] = rmve.body.organ_positions(adata.obs["organ"])
+        spatial_key = "body"
+    scvi.settings.seed = 0
+    rmve.RMVE.setup_anndata(adata, spatial_key=spatial_key)
+    model = rmve.RMVE(adata, gene_likelihood=cells.likelihood)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    model.annotate()
+    print(name, model.spatial_map_.r2_, model.spatial_map_.error_fraction_, model.n_clusters)
+    return adata
+
+
+def embryo() -> Figure:
+    adata = train("bdtnp")
+    figure, axes = plt.subplots(2, 2, figsize=(12.5, 5.6), layout="constrained")
+    side = (0, 2)
+    rmve.pl.spatial(adata, axes=side, ax=axes[0, 0]).set_title("clusters, true positions")
+    rmve.pl.spatial(adata, axes=side, predicted=True, ax=axes[0, 1]).set_title("clusters, predicted positions")
+    rmve.pl.spatial_error(adata, axes=side, arrows=True, ax=axes[1, 0])
+    rmve.pl.spatial(adata, axes=side, predicted=True, color="rmve_spatial_sd", ax=axes[1, 1]).set_title("uncertainty")
+    return figure
+
+
+def body() -> Figure:
+    adata = train("gtex")
+    adata.obs["tissue"] = adata.obs["cell_type"]
+    return rmve.pl.body_map(adata, color="tissue").figure
+
+
+def main() -> None:
+    """Draw both."""
+    prepare()
+    for name, draw in (("embryo", embryo), ("body_map", body)):
+        draw().savefig(FIGURES / f"{name}.png", dpi=130, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()
