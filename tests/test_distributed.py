@@ -102,4 +102,4 @@ def test_two_processes(tmp_path):
         model = RMVE(adata, n_components=3)
         model.train(max_epochs=20, batch_size=40)
     assert adjusted_rand_score(model.predict(), first["clusters"]) > 0.9
-    assert adjusted_rand_score(adata.obs["cell_type"], first["clusters"]) > 0.9
+    assert adjusted_rand_score(adata.obs["cell_type"], first["clusters"]) > 0.8

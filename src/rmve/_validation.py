@@ -511,7 +511,7 @@ def check_prefix(prefix: object) -> None:
 PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16")
 
 
-def check_training_options(precision: object, plan_kwargs: dict) -> None:
+def check_training_options(precision: object, plan_kwargs: object) -> None:
     """Raise ValueError for options of scvi-tools' and Lightning's training that RMVE does without.
 
     Half precision with 5 bits of exponent overflows at the counts of one cell; whole models in low precision lose small
@@ -522,7 +522,7 @@ def check_training_options(precision: object, plan_kwargs: dict) -> None:
             f"`precision={precision!r}` is not supported: counts and their likelihood need the range and digits of "
             "single precision. Use '32-true', or 'bf16-mixed' for matrix products in bfloat16."
         )
-    if plan_kwargs.get("compile"):
+    if isinstance(plan_kwargs, dict) and plan_kwargs.get("compile"):
         raise ValueError(
             "`compile=True` is not supported: the costly parts of the training step are derived by hand, and compiling "
             "what is left made it slower. Leave it out."

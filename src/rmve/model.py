@@ -430,8 +430,8 @@ class RMVE(
                 )
             trainer_kwargs["use_distributed_sampler"] = False  # RMVE's own sampler shares out the cells
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
+        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
-        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs or {})
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
         defaults = {"estimator": self.estimator}
