@@ -154,10 +154,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--only-table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     prepare()
     seeds, methods = map(int, arguments.seeds.split(",")), arguments.methods.split(",")
     jobs = [(method, seed, part) for seed in seeds for method in methods for part in range(N_PARTS)]
+    jobs = [] if arguments.only_table else jobs
     summary = summarize(run_missing("fly", ["method", "seed", "part"], jobs, run))
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/fly.py --seeds {arguments.seeds}"
     text = f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"

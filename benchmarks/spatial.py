@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--schemes", default="folds,blocks")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--only-table", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     prepare()
     jobs = [
@@ -223,6 +224,7 @@ def main() -> None:
         for data in arguments.data.split(",")
         for method in arguments.methods.split(",")
     ]
+    jobs = [] if arguments.only_table else jobs
     rows = run_missing("spatial", ["data", "scheme", "method", "seed"], jobs, run)
     order = {name: place for names in (FILES, METHODS) for place, name in enumerate(names)}
     rows = rows.sort_values(
