@@ -1,10 +1,16 @@
-"""Figures of the documentation on positions: python benchmarks/place_figures.py writes docs/figures/{embryo,body_map}.png."""
+"""Figures of the documentation on positions.
+
+    python benchmarks/place_figures.py
+
+writes docs/figures/{embryo,body_map}.png, and from the rows of ``spatial.py`` results/spatial.svg.
+"""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import scvi
-from data import HERE
+from data import HERE, RESULTS
 from matplotlib.figure import Figure
 from runs import prepare
 from spatial import load
@@ -47,9 +53,26 @@ def body() -> Figure:
     return rmve.pl.body_map(adata, color="tissue").figure
 
 
+def errors() -> Figure:
+    """Error of each method on each data set, random cells left out; the least on top."""
+    rows = pd.read_csv(RESULTS / "spatial.csv").dropna(subset="error").fillna({"map": ""})
+    rows = rows[(rows["scheme"] == "folds") & (rows["data"] != "mob")]
+    rows["method"] = (rows["method"] + " " + rows["map"]).str.strip()
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
+    for ax, name in zip(axes, ("bdtnp", "osmfish", "starmap", "gtex"), strict=True):
+        means = rows[rows["data"] == name].groupby("method")["error"].mean().sort_values(ascending=False)
+        ours = means.index.str.startswith("rmve")
+        ax.barh(means.index, 100 * means, color=["#c8553d" if own else "#b8b8b8" for own in ours], height=0.7)
+        ax.set(title=name, xlabel="median error, % of the diameter")
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(axis="y", length=0, labelsize=8)
+    return figure
+
+
 def main() -> None:
-    """Draw both."""
+    """Draw all."""
     prepare()
+    errors().savefig(RESULTS / "spatial.svg", bbox_inches="tight")
     for name, draw in (("embryo", embryo), ("body_map", body)):
         draw().savefig(FIGURES / f"{name}.png", dpi=130, bbox_inches="tight")
 

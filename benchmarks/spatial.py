@@ -226,7 +226,7 @@ def main() -> None:
     ]
     jobs = [] if arguments.only_table else jobs
     rows = run_missing("spatial", ["data", "scheme", "method", "seed"], jobs, run)
-    order = {name: place for names in (FILES, METHODS) for place, name in enumerate(names)}
+    order = {name: place for names in (FILES, METHODS, ("folds", "blocks")) for place, name in enumerate(names)}
     rows = rows.sort_values(
         ["data", "scheme", "method", "seed"], key=lambda column: column.map(lambda v: order.get(v, v))
     )
