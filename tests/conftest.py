@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ import torch
 
 from rmve import RMVE
 from rmve.initialization import nearest_neighbors
+from rmve.maths.repulsion import REPULSIONS
 
 #: Sizes of the clusters of `make_cells`, as shares of the cells.
 SHARES = (0.45, 0.33, 0.22)
@@ -245,3 +248,31 @@ def groups():
     truth = rng.integers(5, size=250)
     points = 10.0 * np.eye(5)[truth] + rng.normal(size=(250, 5))
     return points, truth, nearest_neighbors(points, 15, seed=0)
+
+
+@pytest.fixture
+def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
+    """Run blocks of code of a page, one after the other, with short training; returns the names they leave."""
+    original = RMVE.train
+
+    def run(blocks: list[str], name: str, n_epochs: int = 6) -> dict[str, object]:
+        @functools.wraps(original)
+        def train(self, *args, **options):
+            return original(self, *args, **({"max_epochs": n_epochs} | options | {"quiet": True}))
+
+        monkeypatch.setattr(RMVE, "train", train)
+        monkeypatch.chdir(tmp_path)
+        namespace: dict[str, object] = {"__name__": name}
+        repulsions = dict(REPULSIONS)
+        try:
+            with plt.rc_context(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                for block in blocks:
+                    exec(compile(block, f"{name}: {block.splitlines()[0]}", "exec"), namespace)
+        finally:
+            REPULSIONS.clear()
+            REPULSIONS.update(repulsions)
+            plt.close("all")
+        return namespace
+
+    return run

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
-import torch
-
-import rmve
 
 ROOT = Path(__file__).resolve().parents[1]
 CITED = sorted(
@@ -47,24 +42,6 @@ def test_pages_have_code():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_of_the_user_guide_runs(page, tmp_path, monkeypatch):
+def test_code_of_the_user_guide_runs(page, run_blocks):
     """The blocks of a page run one after the other; training is short."""
-
-    @functools.wraps(rmve.RMVE.train)
-    def train(self, *args, **options):
-        return original(self, *args, **({"max_epochs": 6} | options | {"quiet": True}))
-
-    original = rmve.RMVE.train
-    monkeypatch.setattr(rmve.RMVE, "train", train)
-    monkeypatch.chdir(tmp_path)
-    repulsions = dict(rmve.maths.repulsion.REPULSIONS)
-    namespace: dict[str, object] = {"__name__": page.stem}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            for block in code_of(page):
-                exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), namespace)
-    finally:
-        for name in set(rmve.maths.repulsion.REPULSIONS) - set(repulsions):
-            del rmve.maths.repulsion.REPULSIONS[name]
-        plt.close("all")
+    run_blocks(code_of(page), page.stem)
