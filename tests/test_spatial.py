@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist
 
 import rmve
 from rmve import RMVE, SpatialMap
+from rmve._affine import held_out_slope
 from rmve._validation import check_n_positions
 from rmve.spatial import SCHEMES, cross_validate, folds, quality
 
@@ -184,16 +185,59 @@ def test_clusters_alike_are_shrunk_to_the_common_map(mapped):
 
 
 def test_held_out_cells_judge(mapped):
-    """They are predicted by a map that did not see them, and are part of the final one."""
+    """They are predicted by a map that did not see them, with the slope of the others, and are part of the final one."""
     z, s, _ = mapped
     held_out = np.arange(300) < 60
     smap = SpatialMap.fit(z, s, held_out=held_out)
-    rest = SpatialMap.fit(z[60:], s[60:])
-    expected = quality(s[:60], rest.predict(z[:60]))
-    np.testing.assert_allclose(smap.r2_, expected.r2_)
-    assert smap.error_ == pytest.approx(expected.error_)
+    rest, center = SpatialMap.fit(z[60:], s[60:]), s[60:].mean(0)
+    placed = rest.predict(z[:60])
+    expected = np.empty_like(placed)
+    for i in range(60):
+        slope = held_out_slope(np.delete(s[:60], i, 0), np.delete(placed, i, 0), center)
+        expected[i] = center + slope * (placed[i] - center)
+    np.testing.assert_allclose(smap.r2_, quality(s[:60], expected).r2_, atol=1e-3)
+    assert smap.error_ == pytest.approx(quality(s[:60], expected).error_, rel=1e-2)
     assert (smap.n_judged_, smap.n_cells_) == (60, 300)
-    np.testing.assert_allclose(smap.coef_, SpatialMap.fit(z, s).coef_)
+    everything = SpatialMap.fit(z, s)
+    np.testing.assert_allclose(smap.coef_, smap.slope_[:, None] * everything.coef_)
+    np.testing.assert_allclose(smap.predict(z) - s.mean(0), smap.slope_ * (everything.predict(z) - s.mean(0)))
+    np.testing.assert_array_equal(everything.slope_, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["linear", "by_cluster"])
+def test_positions_known_by_heart_are_pulled_in(kind):
+    """An embedding that is the position for cells it learned, and the position with noise for others."""
+    rng = np.random.default_rng(0)
+    s = rng.normal(size=(2000, 2)) + [10.0, 0.0]
+    fresh = np.arange(2000) < 1000
+    z = s + fresh[:, None] * rng.normal(size=s.shape) * [1.0, 0.1]
+    known, new, w = np.arange(2000) >= 500, np.arange(2000) < 500, np.eye(2)[rng.integers(2, size=2000)]
+    smap = SpatialMap.fit(z[known], s[known], w[known], kind, held_out=fresh[known])
+    # var(s) / (var(s) + var(noise)), of the map fitted to the 1,000 cells without noise
+    np.testing.assert_allclose(smap.slope_, [0.5, 0.99], atol=0.06)
+    placed = quality(s[new], smap.predict(z[new], w[new]))
+    by_heart = quality(s[new], SpatialMap.fit(z[~fresh], s[~fresh], w[~fresh], kind).predict(z[new], w[new]))
+    assert by_heart.r2_[0] < 0.1 < 0.4 < placed.r2_[0]
+    np.testing.assert_allclose(smap.r2_, placed.r2_, atol=0.1)
+
+
+def test_slope_of_held_out_cells():
+    """Between 0 and 1, towards 1 where few cells speak, and the same as leaving cells out one by one."""
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(40, 1))
+    center = np.zeros(1)
+    half = held_out_slope(0.5 * predicted, predicted, center)
+    np.testing.assert_allclose(half, (40 * 0.5 + 10) / 50)
+    assert held_out_slope(0.5 * predicted[:2], predicted[:2], center) > 0.9
+    np.testing.assert_array_equal(held_out_slope(2.0 * predicted, predicted, center), 1.0)
+    np.testing.assert_array_equal(held_out_slope(-2.0 * predicted, predicted, center), 0.0)
+    np.testing.assert_array_equal(held_out_slope(predicted, np.zeros_like(predicted), center), 1.0)
+    true = predicted + rng.normal(size=predicted.shape)
+    each = held_out_slope(true, predicted, center, leave_one_out=True)
+    squares = (predicted**2).mean()
+    for i in range(40):
+        x, y = np.delete(predicted, i), np.delete(true, i)
+        assert each[i, 0] == pytest.approx(min((x @ y + 10 * squares) / (x @ x + 10 * squares), 1.0))
 
 
 def test_to_dict_is_complete(mapped, two_pieces, tmp_path):

@@ -7,19 +7,16 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
+from rmve._affine import PRIOR_CELLS, Affine, held_out_slope
 from rmve._validation import check_choice
 
 KINDS = ("linear", "by_cluster")
 SCHEMES = ("folds", "blocks", "groups")
-PENALTIES = np.logspace(-4, 4, 17)
 #: Blocks of the tissue that make up a fold of ``scheme="blocks"``.
 BLOCKS_PER_FOLD = 4
-#: Judged cells that the residual variance of all clusters counts for, in the variance of one.
-PRIOR_CELLS = 10.0
 #: Pairs of cells that the correlation of distances is computed from, and shuffles of the test of no signal.
 MAX_PAIRS, N_PERMUTATIONS = 100_000, 199
 #: Above this p-value there is no sign that the embedding knows where a cell is.
@@ -103,6 +100,10 @@ class SpatialMap:
     ``kind="by_cluster"`` adds to ``A`` and ``b`` a deviation of each cluster, ``s = A z + b + sum_k w_k (A_k (z - m) + b_k)``
     for a cell that belongs to cluster ``k`` with probability ``w_k``; the deviations are shrunk towards zero.
 
+    An embedding that learned positions knows those of its own cells better than others', and a map fitted to them spreads
+    other cells too widely. Held-out cells tell by how much: the distances of all predictions from the mean position are
+    multiplied by the slope of true on predicted positions there.
+
     Attributes
     ----------
     kind
@@ -115,6 +116,9 @@ class SpatialMap:
         ``m``, mean of the embedding, shape ``(d,)``.
     leverage_
         ``(Z'Z + penalty)^{-1}`` of the centred embedding, shape ``(d, d)``: how far outside the known cells one is.
+    slope_
+        The factor of each axis that held-out cells asked for, between 0 and 1, shape ``(n_axes,)``; ``A``, ``b``, ``A_k``
+        and ``b_k`` have it in them. 1 without held-out cells.
     residual_sd_
         Standard deviation of the residual of each axis on cells not seen, shape ``(n_axes,)``, in coordinate units.
     cluster_sd_
@@ -132,6 +136,7 @@ class SpatialMap:
     intercept_: np.ndarray
     mean_: np.ndarray
     leverage_: np.ndarray
+    slope_: np.ndarray
     residual_sd_: np.ndarray
     cluster_sd_: np.ndarray
     cluster_coef_: np.ndarray
@@ -170,9 +175,9 @@ class SpatialMap:
         kind
             ``"linear"``, or ``"by_cluster"``, which needs ``clusters``.
         held_out
-            Cells that the embedding did not learn the position of, shape ``(n,)``: they judge a map that is fitted to
-            the others, before the final one is fitted to all. ``None`` judges by cross-validation, which is right only
-            if the embedding knows no positions.
+            Cells that the embedding did not learn the position of, shape ``(n,)``: they set the slope of a map that is
+            fitted to the others, and judge it, before the final one is fitted to all. ``None`` judges by
+            cross-validation, which is right only if the embedding knows no positions.
         scheme, groups, n_folds
             Of the cross-validation, see :func:`cross_validate`.
         seed
@@ -190,12 +195,15 @@ class SpatialMap:
         w = None if clusters is None else clusters[known]
         if held_out is None:
             predicted = cross_validate(z, s, w, kind, scheme, None if groups is None else groups[known], n_folds, seed)
-            judged = np.ones(len(z), dtype=bool)
+            judged, slope = np.ones(len(z), dtype=bool), np.ones(s.shape[1])
         else:
             judged = held_out[known]
             predicted = np.full_like(s, np.nan)
-            rest = _Affine.fit(z[~judged], s[~judged], None if w is None else w[~judged], kind)
-            predicted[judged] = rest.predict(z[judged], None if w is None else w[judged])
+            rest = Affine.fit(z[~judged], s[~judged], None if w is None else w[~judged], kind)
+            placed, center = rest.predict(z[judged], None if w is None else w[judged]), s[~judged].mean(0)
+            slope = held_out_slope(s[judged], placed, center)
+            of_others = held_out_slope(s[judged], placed, center, leave_one_out=True)
+            predicted[judged] = center + of_others * (placed - center)
         residual = (s - predicted)[judged]
         variance = (residual**2).mean(0)
         cluster_sd = np.zeros((0, s.shape[1]))
@@ -204,13 +212,14 @@ class SpatialMap:
             sums = PRIOR_CELLS * variance + weight.T @ residual**2
             cluster_sd = np.sqrt(sums / (PRIOR_CELLS + weight.sum(0)[:, None]))
         measured = quality(s[judged], predicted[judged], seed)
-        fitted = _Affine.fit(z, s, w, kind)
+        fitted = Affine.fit(z, s, w, kind).pulled_in(slope, s.mean(0))
         return cls(
             kind=kind,
             coef_=fitted.coef,
             intercept_=fitted.intercept,
             mean_=fitted.mean,
             leverage_=fitted.leverage,
+            slope_=slope,
             residual_sd_=np.sqrt(variance),
             cluster_sd_=cluster_sd,
             cluster_coef_=fitted.cluster_coef,
@@ -255,7 +264,7 @@ class SpatialMap:
         if self.kind == "by_cluster" and clusters is None:
             raise ValueError('A map of `kind="by_cluster"` needs `clusters`, the probability of each.')
         parts = (self.coef_, self.intercept_, self.mean_, self.leverage_, self.cluster_coef_, self.cluster_intercept_)
-        return _Affine(*parts).predict(embedding, clusters)
+        return Affine(*parts).predict(embedding, clusters)
 
     def predict_sd(self, embedding: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
         """Standard deviation of each predicted coordinate.
@@ -321,7 +330,7 @@ def cross_validate(
     w = None if clusters is None else clusters[known]
     predicted = np.empty_like(s)
     for train, test in folds(s, scheme, None if groups is None else np.asarray(groups)[known], n_folds, seed):
-        affine = _Affine.fit(z[train], s[train], None if w is None else w[train], kind)
+        affine = Affine.fit(z[train], s[train], None if w is None else w[train], kind)
         predicted[test] = affine.predict(z[test], None if w is None else w[test])
     full = np.full(coordinates.shape, np.nan)
     full[known] = predicted
@@ -376,50 +385,3 @@ def _known(embedding: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
             f"A linear map from {d} latent dimensions needs at least {d + 2} cells with a position; there are {n_known}."
         )
     return known
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """The numbers of a map, without its quality; see :class:`SpatialMap`."""
-
-    coef: np.ndarray
-    intercept: np.ndarray
-    mean: np.ndarray
-    leverage: np.ndarray
-    cluster_coef: np.ndarray
-    cluster_intercept: np.ndarray
-
-    @classmethod
-    def fit(cls, z: np.ndarray, s: np.ndarray, w: np.ndarray | None, kind: str) -> _Affine:
-        mean, d = z.mean(0), z.shape[1]
-        ridge = RidgeCV(PENALTIES).fit(z - mean, s)
-        coef, center = np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
-        centered = z - mean
-        affine = cls(
-            coef=coef,
-            intercept=center - coef @ mean,
-            mean=mean,
-            leverage=np.linalg.inv(centered.T @ centered + ridge.alpha_ * np.eye(d)),
-            cluster_coef=np.zeros((0, s.shape[1], d)),
-            cluster_intercept=np.zeros((0, s.shape[1])),
-        )
-        if kind == "linear":
-            return affine
-        k = w.shape[1]
-        deviation = RidgeCV(PENALTIES, fit_intercept=False).fit(_by_cluster(centered, w), s - affine.predict(z, None))
-        blocks = np.atleast_2d(deviation.coef_).reshape(s.shape[1], k, d + 1).transpose(1, 0, 2)
-        return cls(affine.coef, affine.intercept, mean, affine.leverage, blocks[..., :d], blocks[..., d])
-
-    def predict(self, z: np.ndarray, w: np.ndarray | None) -> np.ndarray:
-        s = z @ self.coef.T + self.intercept
-        if len(self.cluster_coef) == 0:
-            return s
-        centered = z - self.mean
-        deviation = np.einsum("kad,nd->nka", self.cluster_coef, centered) + self.cluster_intercept
-        return s + np.einsum("nk,nka->na", w, deviation)
-
-
-def _by_cluster(centered: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Features ``w_k (z, 1)`` of each cell, shape ``(n, K (d + 1))``."""
-    with_one = np.column_stack([centered, np.ones(len(centered))])
-    return (w[:, :, None] * with_one[:, None]).reshape(len(w), -1)
