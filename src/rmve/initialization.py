@@ -28,8 +28,8 @@ MAX_INDEXED_NEIGHBORS, QUERY = 200_000, 50_000
 CHUNK = 4096
 #: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
 N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
-#: Partitions made from different small clusters, of which the most typical is taken.
-N_CANDIDATES = 20
+#: Partitions made from different small clusters, of which the most typical is taken, and cells that they are compared on.
+N_CANDIDATES, MAX_COMPARED_CELLS = 60, 2000
 #: Any overlap on the graph counts: :func:`~rmve.components.graph_overlap` is 0 for clusters of different kinds.
 ANY_OVERLAP = float(np.finfo(float).tiny)
 #: Cells that overlap is measured on: in a graph of more, clusters have less of a border, at the same overlap.
@@ -265,7 +265,8 @@ def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | N
         tree = overlap_tree(sample, graph, small.labels_, seed)
         n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else len(tree) + 1 - n_clusters
         candidates.append((small, cut_tree(tree, small.n_clusters, max(n_merges, 0))))
-    agreement = agreement_matrix([belongs[small.labels_] for small, belongs in candidates])
+    compared = rng.permutation(len(sample))[:MAX_COMPARED_CELLS]
+    agreement = agreement_matrix([belongs[small.labels_[compared]] for small, belongs in candidates])
     small, belongs = candidates[agreement.sum(0).argmax()]
     return np.unique(belongs[small.predict(points)], return_inverse=True)[1]
 
