@@ -1,14 +1,17 @@
-"""What labels of some cells say of the others, on groups whose truth is known."""
+"""What labels of some cells say of the others, on groups whose truth is known, and to a model."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 
+from rmve import RMVE
 from rmve.initialization import nearest_neighbors
 from rmve.labels import SPREADING, partition_from_labels, spread_labels
+from rmve.training import RMVETrainingPlan
 
 
 def label_some(truth: np.ndarray, types, n_labelled: int, seed: int = 0) -> np.ndarray:
@@ -92,3 +95,107 @@ def test_spread_labels_against_the_limit():
     free = labels < 0
     assert (spread[free] == limit.argmax(1)[free]).mean() > 0.9
     np.testing.assert_array_equal(spread[~free], labels[~free])
+
+
+# --------------------------------------------------------------- of a model
+
+
+def test_supervised(cells, fit, make_cells):
+    """With all cells labelled there is one component per label, and new cells are classified."""
+    model = fit(cells, {"labels_key": "cell_type"}, n_components=None)
+    assert model.module.n_components == 3
+    assert sorted(model.cluster_names_) == ["A", "B", "C"]
+    assert (model.predict().astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.95
+    query = make_cells(n_cells=100, seed=7)
+    assert (model.predict(query).astype(str) == query.obs["cell_type"].astype(str)).mean() > 0.9
+
+
+def test_semi_supervised(partly_labelled):
+    """Unlabelled cells of known types get their label; a type without labels comes out as a cluster of its own."""
+    truth, predicted = partly_labelled.adata.obs["cell_type"], partly_labelled.predict().astype(str)
+    for known in ("A", "B"):
+        unlabelled = ((truth == known) & (partly_labelled.adata.obs["label"] == "Unknown")).to_numpy()
+        assert (predicted[unlabelled] == known).mean() > 0.7
+    new = predicted[(truth == "C").to_numpy()].value_counts(normalize=True)
+    assert new.index[0].startswith("new_")
+    assert new.iloc[0] > 0.7
+
+
+def test_semi_supervised_with_unknown_number(cells, fit):
+    """When the number is to be found, labels get their components and a type without labels a new one."""
+    labels = cells.obs["cell_type"].astype(str)
+    labels[labels == "C"] = "?"
+    cells.obs["label"] = labels
+    model = fit(cells, {"labels_key": "label", "unlabeled_category": "?"}, n_components=None)
+    assert model.module.n_components == 3
+    assert sorted(model.cluster_names_) == ["A", "B", "new_0"]
+    predicted = model.predict().astype(str)
+    assert (predicted[labels == "A"] == "A").mean() > 0.9
+    assert predicted[labels == "?"].str.startswith("new_").mean() > 0.7
+
+
+@pytest.mark.parametrize("n_labelled", [1, 5])
+def test_few_labels(cells, fit, n_labelled):
+    """With some cells of each type labelled, or just one, no cluster is new and all cells get their type."""
+    truth = cells.obs["cell_type"].astype(str).to_numpy()
+    given = np.concatenate([np.flatnonzero(truth == name)[:n_labelled] for name in "ABC"])
+    cells.obs["label"] = np.where(np.isin(np.arange(cells.n_obs), given), truth, "Unknown")
+    model = fit(cells, {"labels_key": "label"}, n_components=None)
+    assert sorted(model.cluster_names_) == ["A", "B", "C"]
+    predicted = model.predict().astype(str).to_numpy()
+    assert (predicted[given] == truth[given]).all()
+    assert (predicted == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("n_components", "given", "repulsion", "warmup"),
+    [(None, {}, 0.0, 0.5), (None, {"repulsion": 2.0, "warmup_fraction": 0.1}, 2.0, 0.1), (4, {}, 5.0, 1 / 3)],
+)
+def test_options_of_a_run_from_labels(cells, fit, monkeypatch, n_components, given, repulsion, warmup):
+    """Where components come from labels, the start is held for longer, without repulsion, if nothing else is asked for."""
+    seen = []
+
+    class Plan(RMVETrainingPlan):
+        def on_train_epoch_start(self):
+            seen.append((self.repulsion, self.warmup_fraction))
+            super().on_train_epoch_start()
+
+    monkeypatch.setattr(RMVE, "_training_plan_cls", Plan)
+    truth = cells.obs["cell_type"].astype(str)
+    cells.obs["label"] = truth.where(np.arange(cells.n_obs) % 2 == 0, "Unknown")
+    setup, train = {"labels_key": "label"}, {"plan_kwargs": given}
+    model = fit(cells, setup, train, n_components=n_components, epochs=1)
+    assert seen == [(repulsion, warmup)]
+    model.train(max_epochs=1, enable_progress_bar=False)
+    assert seen[1] == (repulsion if not given else 0.0, 0.0)
+
+
+def test_found_number_is_saved(cells, fit, tmp_path):
+    """A loaded semi-supervised model has as many components as were found."""
+    truth = cells.obs["cell_type"].astype(str)
+    cells.obs["label"] = truth.where((truth != "C") & (np.arange(cells.n_obs) % 2 == 0), "Unknown")
+    model = fit(cells, {"labels_key": "label"}, n_components=None, epochs=5)
+    model.save(tmp_path / "m")
+    loaded = RMVE.load(tmp_path / "m", adata=cells)
+    assert loaded.module.n_components == model.module.n_components == 3
+    assert loaded.predict().tolist() == model.predict().tolist()
+
+
+def test_labels_that_are_numbers(cells, fit):
+    """Labels may be numbers if the mark of unlabelled cells is one; clusters are called by them as strings."""
+    cells.obs["label"] = cells.obs["cell_type"].cat.codes.astype(int) * 10
+    model = fit(cells, {"labels_key": "label", "unlabeled_category": -1}, n_components=None)
+    assert sorted(model.cluster_names_) == ["0", "10", "20"]
+    assert (model.predict().astype(int) == cells.obs["label"]).mean() > 0.95
+
+
+def test_labels_of_new_cells_are_optional(partly_labelled, make_cells, unchanged):
+    """New cells need no column of labels, and do not get one from a getter."""
+    query = make_cells(n_cells=60, seed=2)
+    with unchanged(query, without_scvi=True):
+        predicted = partly_labelled.predict(query)
+        partly_labelled.get_latent_representation(query)
+        again = partly_labelled.predict(query)
+    pd.testing.assert_series_equal(predicted, again)
+    known = (query.obs["cell_type"] != "C").to_numpy()
+    assert (predicted[known].astype(str) == query.obs["cell_type"][known].astype(str)).mean() > 0.8

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
 
 from rmve import _validation as check
+from rmve._annotate import AnnotateMixin
 from rmve._clusters import ClustersMixin
-from rmve._compat import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LabelsWithUnlabeledObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-    use_distributed_sampler,
-)
-from rmve._fields import PositionsField
-from rmve._keys import DEFAULT_KEY, Written
+from rmve._compat import use_distributed_sampler
 from rmve._persistence import PersistenceMixin
 from rmve._run import RunMixin, check_no_run, check_options
+from rmve._setup import SetupMixin
 from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
-from rmve.initialization import MIN_SMALL_CELLS, N_SMALL_CLUSTERS
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
@@ -71,6 +60,8 @@ def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
 
 class RMVE(
     PersistenceMixin,
+    SetupMixin,
+    AnnotateMixin,
     ClustersMixin,
     SpatialMixin,
     StabilityMixin,
@@ -216,120 +207,6 @@ class RMVE(
         )
         self.init_params_ = self._get_init_params(locals())
 
-    # ----------------------------------------------------------------- setup
-
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        unlabeled_category: str = "Unknown",
-        size_factor_key: str | None = None,
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        spatial_key: str | None = None,
-        neighbors_key: str | None = None,
-        **kwargs,
-    ) -> None:
-        """Tell RMVE where things are in ``adata``.
-
-        Parameters
-        ----------
-        adata
-            Cells in rows, genes in columns.
-        layer
-            Layer with the data (raw counts, for a count likelihood); ``None`` is ``adata.X``.
-        batch_key
-            Column of ``adata.obs`` with the batch of each cell.
-        labels_key
-            Column of ``adata.obs`` with known cell types.
-        unlabeled_category
-            Value in ``labels_key`` of cells whose type is unknown.
-        size_factor_key
-            Column of ``adata.obs`` with size factors, used in place of total counts.
-        categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``adata.obs`` that the decoder is told, beside the batch.
-        spatial_key
-            Key of ``adata.obsm`` with 1 to 3 physical coordinates; rows of NaN mean "position unknown".
-        neighbors_key
-            Name in ``adata.uns`` or ``adata.obsp`` of a neighbour graph for the assignment's prior; ``None`` builds
-            one from the data.
-
-        Raises
-        ------
-        KeyError
-            If a key is missing.
-        TypeError, ValueError
-            If ``adata`` is empty or a view, holds NaN or infinite values, or a column is incomplete.
-
-        Notes
-        -----
-        All checks come first: when one fails, ``adata`` is as it was.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        check.check_anndata(adata)
-        keys = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "size_factor_key": size_factor_key}
-        for name, key in (keys | {"spatial_key": spatial_key, "neighbors_key": neighbors_key}).items():
-            if key is not None:
-                check.check_string(name, key)
-        check.check_finite(adata, layer)
-        check.check_columns(
-            adata,
-            batch_key,
-            None if kwargs.get("allow_missing_labels") and labels_key not in adata.obs else labels_key,
-            size_factor_key,
-            categorical_covariate_keys,
-            continuous_covariate_keys,
-        )
-        if labels_key is not None:
-            check.check_labels(adata, labels_key, unlabeled_category)
-        if "source_registry" not in kwargs:  # new data for an old model needs neither graph nor positions
-            if spatial_key is not None:
-                check.get_coordinates(adata, spatial_key)
-                if batch_key is not None:
-                    check.warn_of_mixed_units(adata, spatial_key, batch_key)
-            if neighbors_key is not None:
-                check.find_graph(adata, neighbors_key)
-        if labels_key is None:
-            labels = CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, None)
-        else:
-            labels = LabelsWithUnlabeledObsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category)
-        fields = [
-            # `RMVE` checks the values once it knows the likelihood
-            LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            labels,
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-        ]
-        if spatial_key is not None:
-            fields.append(PositionsField(spatial_key))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
-
-    def _setup_arg(self, name: str) -> object:
-        return self.registry_["setup_args"].get(name)
-
-    def _label_names(self) -> list[str]:
-        """Known cell types, in the order of their components; empty without labels."""
-        if self._setup_arg("labels_key") is None:
-            return []
-        state = self.registry_["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
-        return [str(name) for name in state["categorical_mapping"] if name != state["unlabeled_category"]]
-
-    def _overcomplete(self) -> int:
-        """Number of components to start from when the number of clusters is unknown."""
-        n_labels = len(self.label_names_)
-        if self.adata is None:
-            return max(N_SMALL_CLUSTERS, n_labels)
-        if n_labels:
-            return n_labels
-        return min(N_SMALL_CLUSTERS, max(1, self.adata.n_obs // MIN_SMALL_CELLS))
-
     # -------------------------------------------------------------- training
 
     def train(
@@ -471,72 +348,7 @@ class RMVE(
         }
         self._run(fit, quiet, checkpoint_dir, checkpoint_every)
 
-    # ------------------------------------------------------------- write-back
-
-    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
-        """Write the results into ``adata``: the one method that does.
-
-        Everything is computed before anything is written; calling it again overwrites the same keys.
-
-        Parameters
-        ----------
-        adata
-            Where to write; ``None`` is the training data. New data is assigned first.
-        key_added
-            Name of the cluster column, and the stem of the other names (see the user guide):
-            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
-            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If ``adata`` is a view or does not fit the model, or ``key_added`` is somebody else's column.
-        """
-        self._check_if_trained()
-        if adata is not None:
-            check.check_anndata(adata)
-        cells = self._validate_anndata(adata)
-        adata = cells if adata is None else adata
-        registered = [self._setup_arg(name) for name in ("batch_key", "labels_key", "size_factor_key")]
-        check.check_key_added(adata, key_added, registered)
-        names = Written(key_added)
-        assignment, latent = self._posterior(cells)
-        training = (assignment, latent) if cells is self.adata else self._posterior()
-        probabilities = self._cluster_probabilities(assignment, adata.obs_names)
-        obs = {
-            names.cluster: self._hard_labels(assignment, adata.obs_names),
-            names.confidence: probabilities.max(axis=1),
-        }
-        # h5ad files allow no "/" in names of columns, which cell types have
-        columns = probabilities.rename(columns=lambda name: name.replace("/", "|"))
-        obsm = {names.latent: latent, names.probabilities: columns}
-        uns: dict[str, object] = {
-            "params": {name: value for name, value in self._parameters().items() if value is not None},
-            "components": self._component_table(training[0]),
-            "resolutions": self._resolution_table(*training),
-            "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
-        }
-        if self.spatial_map_ is not None:
-            mapped = self._place(assignment, latent, adata.obs_names)
-            obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
-            obs[names.spatial_sd] = mapped["sd"]
-            uns["spatial_map"] = self.spatial_map_.to_dict()
-            if self.adata is not None:
-                uns["spatial_genes"] = self.get_spatial_genes()
-                uns["held_out"] = self.adata.obs_names[self.held_out_positions_].to_numpy(dtype=str)
-        for key, column in obs.items():
-            adata.obs[key] = column
-        for key, array in obsm.items():
-            adata.obsm[key] = array
-        adata.uns[names.uns] = uns
-
-    def _parameters(self) -> dict[str, object]:
-        return {
-            **self.init_params_["non_kwargs"],
-            **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")},
-        }
+    # ------------------------------------------------------- scvi-tools' methods
 
     def _check_if_trained(self, warn: bool = True, message: str = "") -> None:
         """Raise unless the model is trained: scvi-tools warns, and returns what means nothing."""

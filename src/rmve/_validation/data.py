@@ -1,14 +1,10 @@
-"""Every check of user input, once. Each error says what is wrong, in which key, and what to do."""
+"""Checks of an AnnData object: its matrix, columns, labels, graph, coordinates and names."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -16,6 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.abc import CSCDataset
 
+from rmve._validation.arguments import shorten
 from rmve.initialization import row_sums, stored_chunks
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
@@ -26,16 +23,11 @@ def _where(layer: str | None) -> str:
     return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
 
 
-def _shorten(names: Sequence, limit: int = 5) -> str:
-    shown = ", ".join(repr(str(name)) for name in names[:limit])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > limit else "")
-
-
 def require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
     """A column of ``adata.obs``; KeyError, with the columns that there are, if it is missing."""
     if key not in adata.obs:
         raise KeyError(
-            f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {_shorten(list(adata.obs)) or 'none'}."
+            f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {shorten(list(adata.obs)) or 'none'}."
         )
     return adata.obs[key]
 
@@ -76,7 +68,7 @@ def get_matrix(adata: ad.AnnData, layer: str | None):
         return adata.X
     if layer not in adata.layers:
         raise KeyError(
-            f"`layer={layer!r}` is not in `adata.layers`. Its layers: {_shorten(list(adata.layers)) or 'none'}."
+            f"`layer={layer!r}` is not in `adata.layers`. Its layers: {shorten(list(adata.layers)) or 'none'}."
         )
     return adata.layers[layer]
 
@@ -176,7 +168,7 @@ def check_columns(
         if any(not isinstance(key, str) for key in keys):
             raise TypeError(f"`{name}` must be a list of strings, names of columns, not {keys!r}.")
         if len(set(keys)) < len(keys):
-            raise ValueError(f"`{name}` names a column twice: {_shorten(list(keys))}.")
+            raise ValueError(f"`{name}` names a column twice: {shorten(list(keys))}.")
     categorical = [("batch_key", batch_key), ("labels_key", labels_key)]
     categorical += [("categorical_covariate_keys", key) for key in categorical_covariate_keys or []]
     for role, key in categorical:
@@ -224,6 +216,26 @@ def check_labels(adata: ad.AnnData, key: str, unlabeled_category: object) -> Non
         )
 
 
+def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:
+    """Raise ValueError if new data has a label that the reference does not know."""
+    unseen = [label for label in pd.unique(adata.obs[key]) if label not in set(known)]
+    if unseen:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` has label(s) unseen in the reference: {shorten(unseen)}. Known: "
+            f"{shorten(list(known), 20)}. Mark these cells with the `unlabeled_category` to find their cluster."
+        )
+
+
+def check_known_batches(adata: ad.AnnData, key: str, known: Sequence) -> None:
+    """Raise ValueError if new data has a batch that the model was not trained on."""
+    unseen = [batch for batch in pd.unique(adata.obs[key]) if batch not in set(known)]
+    if unseen:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` has batch(es) unseen in training: {shorten(unseen)}. "
+            "Map new batches with `RMVE.load_query_data(adata, model)`."
+        )
+
+
 def find_graph(adata: ad.AnnData, neighbors_key: str):
     """The neighbour graph that ``neighbors_key`` names, in ``adata.obsp`` or through ``adata.uns``.
 
@@ -246,7 +258,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
         raise KeyError(
             f"`neighbors_key={neighbors_key!r}` names no graph in `adata.obsp` or `adata.uns`. Make one with "
             f"`sc.pp.neighbors(adata)` or `squidpy.gr.spatial_neighbors(adata)`. `adata.obsp` has: "
-            f"{_shorten(list(adata.obsp)) or 'nothing'}."
+            f"{shorten(list(adata.obsp)) or 'nothing'}."
         )
     graph = adata.obsp[key]
     values = graph.data if sp.issparse(graph) else np.asarray(graph)
@@ -268,7 +280,7 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
     """
     if spatial_key not in adata.obsm:
         raise KeyError(
-            f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {_shorten(list(adata.obsm)) or 'none'}."
+            f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {shorten(list(adata.obsm)) or 'none'}."
         )
     coordinates = np.asarray(adata.obsm[spatial_key])
     try:
@@ -293,15 +305,6 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
             "there is nothing to map to."
         )
     return coordinates
-
-
-def check_n_positions(n_known: int, n_latent: int) -> None:
-    """Raise ValueError unless a linear map from the latent space is determined by the cells with a position."""
-    if n_known < n_latent + 2:
-        raise ValueError(
-            f"A linear map from {n_latent} latent dimensions needs at least {n_latent + 2} cells with a position; "
-            f"there are {n_known}. Give more positions, or fewer latent dimensions (`n_latent`)."
-        )
 
 
 def warn_of_mixed_units(adata: ad.AnnData, spatial_key: str, batch_key: str) -> None:
@@ -333,220 +336,13 @@ def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:
     missing = expected.difference(var_names)
     if len(missing):
         raise ValueError(
-            f"`adata` lacks {len(missing)} of the model's {len(expected)} genes: {_shorten(list(missing))}. "
+            f"`adata` lacks {len(missing)} of the model's {len(expected)} genes: {shorten(list(missing))}. "
             "`RMVE.prepare_query_anndata(adata, model)` fills them with zeros."
         )
     raise ValueError(
         "`adata` has the model's genes in another order, or more genes. "
         "Put them in order with `adata = adata[:, model.get_var_names()].copy()`."
     )
-
-
-def check_choice(name: str, value: object, choices: Sequence) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}; got {value!r}.")
-
-
-def check_n_components(n_components: int, n_obs: int | None, n_labels: int) -> None:
-    """Raise unless the number of components is a whole number that the data can fill.
-
-    Raises
-    ------
-    TypeError
-        If it is not an integer.
-    ValueError
-        If it is below 1, above the number of cells, or below the number of labels.
-    """
-    if not isinstance(n_components, int | np.integer) or isinstance(n_components, bool):
-        raise TypeError(f"`n_components` must be an integer or None, not {n_components!r}.")
-    if n_components < 1:
-        raise ValueError(f"`n_components` must be at least 1; got {n_components}.")
-    if n_obs is not None and n_components > n_obs:
-        raise ValueError(f"`n_components={n_components}` is more than the {n_obs} cell(s) of `adata`.")
-    if n_components < n_labels:
-        raise ValueError(f"`n_components={n_components}` is less than the {n_labels} labels in `labels_key`.")
-
-
-def check_start(start: object, n_obs: int, n_components: int) -> np.ndarray:
-    """Partition to start from, as integers of shape ``(n_obs,)``.
-
-    Raises
-    ------
-    ValueError
-        If it is not one integer in ``[0, n_components)`` for each cell.
-    """
-    start = np.asarray(start)
-    if start.shape != (n_obs,) or start.dtype.kind not in "iu":
-        raise ValueError(
-            f"`start` must be {n_obs} integers, one for each cell, not of shape {start.shape} and type {start.dtype}."
-        )
-    if start.min() < 0 or start.max() >= n_components:
-        raise ValueError(f"`start` must lie in [0, {n_components}); it goes from {start.min()} to {start.max()}.")
-    return start.astype(np.int64)
-
-
-def check_positive_int(name: str, value: object, minimum: int = 1) -> None:
-    """Raise unless ``value`` is an integer of at least ``minimum``."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}; got {value!r}.")
-
-
-def check_string(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is a string."""
-    if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be a string, not {value!r}.")
-
-
-def check_number(
-    name: str, value: object, low: float = 0.0, high: float = math.inf, with_low: bool = True, with_high: bool = True
-) -> None:
-    """Raise ValueError unless ``value`` is a number between two others, which may themselves be left out."""
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    above = number and (value >= low if with_low else value > low)  # false for NaN
-    if not (above and (value <= high if with_high else value < high)):
-        left, right = "[" if with_low else "(", "]" if with_high and high < math.inf else ")"
-        raise ValueError(f"`{name}` must be a number in {left}{low:g}, {high:g}{right}; got {value!r}.")
-
-
-def check_flag(name: str, value: object) -> None:
-    """Raise TypeError unless ``value`` is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, not {value!r}.")
-
-
-def check_split(train_size: float | None, validation_size: float | None, early_stopping: bool, n_obs: int) -> None:
-    """Raise ValueError unless the shares of training and validation cells leave some for what is asked."""
-    if train_size is not None:
-        check_number("train_size", train_size, 0.0, 1.0, with_low=False)
-        if math.ceil(train_size * n_obs) < 2:
-            raise ValueError(f"`train_size={train_size}` leaves fewer than two of {n_obs} cells. Raise it.")
-    if validation_size is not None:
-        check_number("validation_size", validation_size, 0.0, 1.0, with_high=False)
-        if train_size is not None and train_size + validation_size > 1.0 + 1e-9:
-            raise ValueError(
-                f"`train_size={train_size}` and `validation_size={validation_size}` are more than all cells."
-            )
-    if early_stopping and (validation_size == 0 or (train_size == 1.0 and validation_size is None)):
-        raise ValueError("`early_stopping` needs validation cells. Leave out `train_size`, or lower it.")
-
-
-def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError for a name of an option that does not exist, with the one that may be meant."""
-    known = sorted(known)
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {_shorten(known, 50)}"
-            raise TypeError(f"{name!r} is not an option of {what}. {hint.rstrip('?.')}{'?' if near else '.'}")
-
-
-def get_indices(indices: object, n_obs: int) -> np.ndarray | None:
-    """Rows as integers, from row numbers or from a mask; ``None`` stays ``None``.
-
-    Raises
-    ------
-    ValueError
-        If they are no rows of ``n_obs`` cells.
-    """
-    if indices is None:
-        return None
-    rows = np.asarray(indices)
-    if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "biu":
-        raise ValueError(
-            f"`indices` must be row numbers, or a mask with an entry for each cell; got {_brief(indices)}."
-        )
-    if rows.dtype.kind == "b":
-        if len(rows) != n_obs or not rows.any():
-            raise ValueError(
-                f"`indices` is a mask of {len(rows)} entries, {rows.sum()} of them True, for {n_obs} cells."
-            )
-        return np.flatnonzero(rows)
-    if rows.min() < 0 or rows.max() >= n_obs:
-        raise ValueError(f"`indices` must lie in [0, {n_obs}); they go from {rows.min()} to {rows.max()}.")
-    return rows
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def get_folder(name: str, path: object) -> Path:
-    """A path of a folder that may or may not exist.
-
-    Raises
-    ------
-    TypeError
-        If it is no path.
-    FileExistsError
-        If it is a file.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"`{name}` must be a path, not {path!r}.")
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"`{name}` must be a folder, but {str(folder)!r} is a file.")
-    return folder
-
-
-def check_prefix(prefix: object) -> None:
-    """Raise unless ``prefix`` can begin the name of a file, and leads to no other folder.
-
-    Raises
-    ------
-    TypeError
-        If it is not a string.
-    ValueError
-        If it begins with a dot or holds a character that has a meaning in paths.
-    """
-    if prefix is None:
-        return
-    check_string("prefix", prefix)
-    if prefix.startswith((".", "~")) or any(character in prefix for character in "/\\:\0"):
-        raise ValueError(f"`prefix` begins names of files: no '.' at its start, no '/', '\\' or ':'; got {prefix!r}.")
-
-
-#: Precisions that training supports, in PyTorch Lightning's names.
-PRECISIONS = ("32-true", "32", 32, "bf16-mixed", "bf16")
-
-
-def check_training_options(precision: object, plan_kwargs: object) -> None:
-    """Raise ValueError for options of scvi-tools' and Lightning's training that RMVE does without.
-
-    Half precision with 5 bits of exponent overflows at the counts of one cell; whole models in low precision lose small
-    updates; and a compiled training step was measured to be slower than the plain one, whose gradients are hand-derived.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"`precision={precision!r}` is not supported: counts and their likelihood need the range and digits of "
-            "single precision. Use '32-true', or 'bf16-mixed' for matrix products in bfloat16."
-        )
-    if isinstance(plan_kwargs, dict) and plan_kwargs.get("compile"):
-        raise ValueError(
-            "`compile=True` is not supported: the costly parts of the training step are derived by hand, and compiling "
-            "what is left made it slower. Leave it out."
-        )
-
-
-def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:
-    """Raise ValueError if new data has a label that the reference does not know."""
-    unseen = [label for label in pd.unique(adata.obs[key]) if label not in set(known)]
-    if unseen:
-        raise ValueError(
-            f"`adata.obs[{key!r}]` has label(s) unseen in the reference: {_shorten(unseen)}. Known: "
-            f"{_shorten(list(known), 20)}. Mark these cells with the `unlabeled_category` to find their cluster."
-        )
-
-
-def check_known_batches(adata: ad.AnnData, key: str, known: Sequence) -> None:
-    """Raise ValueError if new data has a batch that the model was not trained on."""
-    unseen = [batch for batch in pd.unique(adata.obs[key]) if batch not in set(known)]
-    if unseen:
-        raise ValueError(
-            f"`adata.obs[{key!r}]` has batch(es) unseen in training: {_shorten(unseen)}. "
-            "Map new batches with `RMVE.load_query_data(adata, model)`."
-        )
 
 
 def check_key_added(adata: ad.AnnData, key: str, registered: Sequence[str | None]) -> None:

@@ -1,0 +1,79 @@
+"""From a trained model back into AnnData."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from anndata import AnnData
+
+from rmve import _validation as check
+from rmve._keys import DEFAULT_KEY, Written
+
+
+class AnnotateMixin:
+    """Part of :class:`rmve.RMVE` that writes results into AnnData."""
+
+    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
+        """Write the results into ``adata``: the one method that does.
+
+        Everything is computed before anything is written; calling it again overwrites the same keys.
+
+        Parameters
+        ----------
+        adata
+            Where to write; ``None`` is the training data. New data is assigned first.
+        key_added
+            Name of the cluster column, and the stem of the other names (see the user guide):
+            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
+            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If ``adata`` is a view or does not fit the model, or ``key_added`` is somebody else's column.
+        """
+        self._check_if_trained()
+        if adata is not None:
+            check.check_anndata(adata)
+        cells = self._validate_anndata(adata)
+        adata = cells if adata is None else adata
+        registered = [self._setup_arg(name) for name in ("batch_key", "labels_key", "size_factor_key")]
+        check.check_key_added(adata, key_added, registered)
+        names = Written(key_added)
+        assignment, latent = self._posterior(cells)
+        training = (assignment, latent) if cells is self.adata else self._posterior()
+        probabilities = self._cluster_probabilities(assignment, adata.obs_names)
+        obs = {
+            names.cluster: self._hard_labels(assignment, adata.obs_names),
+            names.confidence: probabilities.max(axis=1),
+        }
+        # h5ad files allow no "/" in names of columns, which cell types have
+        columns = probabilities.rename(columns=lambda name: name.replace("/", "|"))
+        obsm = {names.latent: latent, names.probabilities: columns}
+        uns: dict[str, object] = {
+            "params": {name: value for name, value in self._parameters().items() if value is not None},
+            "components": self._component_table(training[0]),
+            "resolutions": self._resolution_table(*training),
+            "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
+        }
+        if self.spatial_map_ is not None:
+            mapped = self._place(assignment, latent, adata.obs_names)
+            obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
+            obs[names.spatial_sd] = mapped["sd"]
+            uns["spatial_map"] = self.spatial_map_.to_dict()
+            if self.adata is not None:
+                uns["spatial_genes"] = self.get_spatial_genes()
+                uns["held_out"] = self.adata.obs_names[self.held_out_positions_].to_numpy(dtype=str)
+        for key, column in obs.items():
+            adata.obs[key] = column
+        for key, array in obsm.items():
+            adata.obsm[key] = array
+        adata.uns[names.uns] = uns
+
+    def _parameters(self) -> dict[str, object]:
+        return {
+            **self.init_params_["non_kwargs"],
+            **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")},
+        }

@@ -1,0 +1,161 @@
+"""Results in AnnData: their names, all of them or none, and back from h5ad."""
+
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+#: Names that annotate writes without a spatial map, by where they are.
+WRITTEN = {"obs": ["rmve", "rmve_confidence"], "obsm": ["X_rmve", "rmve_probabilities"], "uns": ["rmve"]}
+
+
+def keys(adata) -> dict[str, set]:
+    """Names in each part of an AnnData."""
+    return {part: set(getattr(adata, part)) for part in ("obs", "var", "obsm", "varm", "obsp", "layers", "uns")}
+
+
+@pytest.mark.parametrize("key_added", ["rmve", "fine"])
+def test_annotate_writes_its_names_and_no_others(model, key_added):
+    """Exactly the documented names appear, with the getters' values."""
+    before = keys(model.adata)
+    model.annotate(key_added=key_added)
+    adata = model.adata
+    expected = {part: {name.replace("rmve", key_added) for name in names} for part, names in WRITTEN.items()}
+    after = keys(adata)
+    assert {part: after[part] - before[part] for part in expected} == expected
+    assert all(after[part] == before[part] for part in after if part not in expected)
+    soft = model.predict(soft=True)
+    pd.testing.assert_series_equal(adata.obs[key_added], model.predict(), check_names=False)
+    np.testing.assert_allclose(adata.obs[f"{key_added}_confidence"], soft.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(adata.obsm[f"X_{key_added}"], model.get_latent_representation(), atol=1e-5)
+    pd.testing.assert_frame_equal(adata.obsm[f"{key_added}_probabilities"], soft, atol=1e-6)
+    assert adata.uns[key_added]["params"]["gene_likelihood"] == "nb"
+    assert adata.uns[key_added]["params"]["layer"] == "counts"
+    pd.testing.assert_frame_equal(adata.uns[key_added]["components"], model.get_components(), atol=1e-6)
+    pd.testing.assert_frame_equal(adata.uns[key_added]["resolutions"], model.get_resolutions(), atol=1e-6)
+    assert {"rmve", "scvi-tools", "torch", "anndata"} <= set(adata.uns[key_added]["versions"])
+
+
+def test_annotate_with_a_spatial_map(model):
+    """With a map, coordinates and their uncertainty are written, too."""
+    smap = model.fit_spatial_map(spatial_key="spatial")
+    before = keys(model.adata)
+    model.annotate()
+    adata = model.adata
+    assert set(adata.obsm) - before["obsm"] == {*WRITTEN["obsm"], "X_rmve_spatial"}
+    assert set(adata.obs) - before["obs"] == {*WRITTEN["obs"], "rmve_spatial_sd"}
+    placed = model.map_to_space()
+    np.testing.assert_allclose(adata.obsm["X_rmve_spatial"], placed[["0", "1"]], rtol=1e-5)
+    np.testing.assert_allclose(adata.obs["rmve_spatial_sd"], placed["sd"])
+    np.testing.assert_array_equal(adata.uns["rmve"]["spatial_map"]["coef_"], smap.coef_)
+
+
+def test_annotate_is_idempotent(model, contents, assert_same):
+    """A second call writes the same; other keys stay as they are."""
+    model.adata.obs["mine"] = 1.0
+    model.adata.uns["mine"] = {"a": 1}
+    model.annotate()
+    once = contents(model.adata)
+    model.annotate()
+    assert_same(once, contents(model.adata))
+    model.annotate(key_added="second")
+    assert model.adata.obs["rmve"].equals(once["obs"]["rmve"])
+
+
+@pytest.mark.parametrize(
+    "step", ["_posterior", "_cluster_probabilities", "_component_table", "_resolution_table", "_place"]
+)
+def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
+    """Whichever step fails, nothing has been written."""
+    model.fit_spatial_map(spatial_key="spatial")
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(type(model), step, fail)
+    with unchanged(model.adata), pytest.raises(MemoryError):
+        model.annotate()
+
+
+def test_annotate_new_cells(shared, make_cells):
+    """New cells are annotated with their own assignments and the model's clusters."""
+    query = make_cells(n_cells=50, seed=3)
+    shared.annotate(query)
+    pd.testing.assert_series_equal(query.obs["rmve"], shared.predict(query), check_names=False)
+    pd.testing.assert_frame_equal(query.uns["rmve"]["components"], shared.get_components())
+    pd.testing.assert_frame_equal(query.uns["rmve"]["resolutions"], shared.get_resolutions())
+    assert query.obs["rmve"].cat.categories.tolist() == shared.cluster_names_
+    assert "rmve" not in shared.adata.obs
+
+
+def test_annotate_new_cells_without_labels(partly_labelled, make_cells):
+    """Cells without the column of labels are annotated in place, and do not get the column."""
+    query = make_cells(n_cells=50, seed=3)
+    partly_labelled.annotate(query)
+    assert "rmve" in query.obs
+    assert "X_rmve" in query.obsm
+    assert "label" not in query.obs
+
+
+@pytest.mark.parametrize("key", ["cell_type", "batch"])
+def test_annotate_does_not_overwrite_other_columns(model, unchanged, key):
+    """A column that is not a result of this model is not overwritten."""
+    with unchanged(model.adata), pytest.raises(ValueError, match=f"`key_added='{key}'` would overwrite"):
+        model.annotate(key_added=key)
+
+
+@pytest.mark.parametrize(("key", "error"), [(3, TypeError), ("", ValueError), ("a/b", ValueError)])
+def test_annotate_checks_its_key(model, unchanged, key, error):
+    """A name that a file could not hold is refused."""
+    with unchanged(model.adata), pytest.raises(error, match="`key_added`"):
+        model.annotate(key_added=key)
+
+
+def check_round_trip(adata, path, contents, assert_same):
+    """What is written to h5ad reads back equal, apart from the order of dictionaries and container types."""
+    adata.write_h5ad(path)
+    back = ad.read_h5ad(path)
+    pd.testing.assert_frame_equal(back.obs, adata.obs)
+    for key in adata.obsm:
+        if isinstance(adata.obsm[key], pd.DataFrame):
+            pd.testing.assert_frame_equal(back.obsm[key], adata.obsm[key])
+        else:
+            np.testing.assert_array_equal(back.obsm[key], adata.obsm[key])
+    before, after = adata.uns["rmve"], back.uns["rmve"]
+    assert set(after) == set(before)
+    assert after["params"] == before["params"]
+    assert after["versions"] == before["versions"]
+    pd.testing.assert_frame_equal(after["components"], before["components"], check_dtype=False)
+    pd.testing.assert_frame_equal(after["resolutions"], before["resolutions"])
+    if "spatial_map" in before:
+        for name, value in before["spatial_map"].items():
+            np.testing.assert_array_equal(after["spatial_map"][name], value)
+
+
+def test_h5ad_round_trip(model, tmp_path, contents, assert_same):
+    """Annotated data reads back unchanged, with a spatial map and a second set of results."""
+    model.fit_spatial_map(spatial_key="spatial")
+    model.annotate()
+    model.annotate(key_added="second")
+    check_round_trip(model.adata, tmp_path / "out.h5ad", contents, assert_same)
+
+
+@pytest.mark.filterwarnings("ignore:.*slash:FutureWarning")
+def test_h5ad_round_trip_with_odd_labels(cells, fit, tmp_path, contents, assert_same):
+    """Names of cell types with a slash or a space, as real ones have, survive the file."""
+    cells.obs["label"] = cells.obs["cell_type"].cat.rename_categories(["CD4+/CD25 T Reg", "B cell", "?"])
+    model = fit(cells, {"labels_key": "label"}, epochs=5, n_components=None)
+    model.annotate()
+    assert "CD4+|CD25 T Reg" in cells.obsm["rmve_probabilities"]
+    assert "CD4+/CD25 T Reg" in model.predict(soft=True)
+    check_round_trip(cells, tmp_path / "out.h5ad", contents, assert_same)
+
+
+def test_results_can_be_read_back_and_predicted(model, tmp_path):
+    """Annotated data from a file is valid input again."""
+    model.annotate()
+    model.adata.write_h5ad(tmp_path / "out.h5ad")
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    pd.testing.assert_series_equal(model.predict(back), model.predict())
