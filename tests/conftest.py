@@ -22,11 +22,16 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from scvi import REGISTRY_KEYS
+from torch import Tensor
 
 from rmve import RMVE
 from rmve.initialization import nearest_neighbors
 from rmve.maths.repulsion import REPULSIONS
+from rmve.module import RMVEModule
 
+#: Cells, genes, components and latent dimensions of `make_module` and `make_batch`.
+B, G, K, D = 12, 9, 3, 2
 #: Sizes of the clusters of `make_cells`, as shares of the cells.
 SHARES = (0.45, 0.33, 0.22)
 
@@ -177,6 +182,61 @@ def overcomplete(make_cells, fit) -> RMVE:
         model.module.y_head.bias.mul_(20.0)
     model.number_clusters()
     return model
+
+
+@pytest.fixture
+def fixed_seed():
+    """Run a test from the same state of torch's generator, and restore it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def make_module():
+    """Build a small module in double precision, in evaluation mode, with parameters away from their start."""
+
+    def build(likelihood: str = "nb", n_input: int = G, **options) -> RMVEModule:
+        options = {"n_components": K, "n_latent": D, "n_hidden": 8, "n_layers": 1} | options
+        module = RMVEModule(n_input, gene_likelihood=likelihood, **options).double()
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if "offset" in name or name.startswith("mixture") or name == "log_dispersion":
+                    parameter.add_(0.5 * torch.randn_like(parameter))
+            module.target_sum.fill_(20.0)
+        return module.eval()
+
+    return build
+
+
+@pytest.fixture
+def make_batch():
+    """Build a mini-batch that fits a likelihood."""
+
+    def build(likelihood: str = "nb", n_cells: int = B, n_batch: int = 1) -> dict[str, Tensor]:
+        x = torch.poisson(2.0 * torch.rand(n_cells, G, dtype=torch.float64)) + (torch.arange(G) == 0)
+        if likelihood == "normal":
+            x = torch.randn(n_cells, G, dtype=torch.float64)
+        if likelihood == "bernoulli":
+            x = (x > 1).double()
+        return {REGISTRY_KEYS.X_KEY: x, REGISTRY_KEYS.BATCH_KEY: torch.arange(n_cells)[:, None] % n_batch}
+
+    return build
+
+
+@pytest.fixture
+def run_module() -> Callable:
+    """One pass of a mini-batch through a module."""
+
+    def run(module: RMVEModule, tensors, estimator="exact", objective=None, with_distribution=False):
+        return module(
+            tensors,
+            inference_kwargs={"estimator": estimator, "objective": objective},
+            generative_kwargs={"with_distribution": with_distribution},
+            loss_kwargs={"objective": objective},
+        )
+
+    return run
 
 
 def _dense(x):

@@ -16,8 +16,10 @@ from sklearn.metrics import adjusted_rand_score
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
 from rmve.model import default_epochs
-from rmve.module import Objective, RMVEModule
-from rmve.training import RMVETrainingPlan, TrainingData, _thin, ramp
+from rmve.module import RMVEModule
+from rmve.objective import Objective
+from rmve.schedules import ramp
+from rmve.training import RMVETrainingPlan, TrainingData, _thin
 
 N, G, K = 10, 6, 3
 ROWS = np.array([0, 3, 4, 9])

@@ -14,8 +14,8 @@ from torch.utils.data import default_convert
 from rmve import components
 from rmve._validation import check_positive_int, get_indices
 from rmve.dataloading import IndexedDataset
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.module import COUNT_LIKELIHOODS
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024

@@ -26,7 +26,8 @@ from rmve import _validation as check
 from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, list_epochs, silence
 from rmve._serialization import JSON_FILE, from_json, not_a_model, to_json, write_model
 from rmve.maths.estimators import ESTIMATORS
-from rmve.training import LR_SCHEDULES, RMVETrainingPlan, TrainingData
+from rmve.schedules import LR_SCHEDULES
+from rmve.training import RMVETrainingPlan, TrainingData
 
 #: What stays the same in a run: its arguments, its split of the cells and its starting point.
 RUN_FILE = "run.pt"

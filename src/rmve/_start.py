@@ -9,8 +9,8 @@ from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import initialization
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.labels import partition_from_labels
-from rmve.module import COUNT_LIKELIHOODS
 from rmve.training import TrainingData
 
 #: Principal components for the starting partition and the neighbour graph.

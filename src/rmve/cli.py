@@ -26,7 +26,7 @@ from rmve._callbacks import silence
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._run import TrainingStopped
 from rmve._validation import check_key_added
-from rmve.module import GENE_LIKELIHOODS
+from rmve.gene_likelihoods import GENE_LIKELIHOODS
 from rmve.report import make_report
 from rmve.spatial import KINDS
 

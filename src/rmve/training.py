@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,17 +16,19 @@ from torch import Tensor
 
 from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.regularization import thin_counts
 from rmve.maths.sparse_rows import SparseRows
-from rmve.module import COUNT_LIKELIHOODS, Objective, RMVEModule
+from rmve.module import RMVEModule
+from rmve.objective import Objective, not_finite
+from rmve.schedules import LR_SCHEDULES, one_cycle, ramp
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
 MIN_USAGE = 1e-3
 #: Least weight of a coordinate, as a ratio of explained to unexplained variance, in the first phase, where it is to become
 #: learned, and in the joint one, where it has shown whether it can be.
 FIRST_SIGNAL, MIN_SIGNAL = 1.0, 0.01
-LR_SCHEDULES = ("drop", "one-cycle")
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,6 @@ class TrainingData:
     graph: sp.csr_matrix | None = None
     positions: np.ndarray | None = None
     held_out: np.ndarray | None = None
-
-
-def ramp(progress: float, start: float, length: float) -> float:
-    """Rise linearly from 0 at ``start`` to 1 at ``start + length``, both fractions of the run."""
-    if length <= 0:
-        return float(progress >= start)
-    return min(max((progress - start) / length, 0.0), 1.0)
-
-
-def one_cycle(progress: float) -> float:
-    """Factor of a learning rate: linear from 0 to 1 in the first fifth of the run, then down to 0 along a cosine."""
-    rise = 0.2
-    return progress / rise if progress < rise else 0.5 + 0.5 * math.cos(math.pi * ramp(progress, rise, 1.0 - rise))
 
 
 class RMVETrainingPlan(TrainingPlan):
@@ -281,7 +269,7 @@ class RMVETrainingPlan(TrainingPlan):
             objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseRows) else x))
         inference, _, loss = self._forward(batch, objective)
         if not torch.isfinite(loss.loss):
-            self.failure = _not_finite(loss, rows)
+            self.failure = not_finite(loss, rows)
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
@@ -396,21 +384,6 @@ def _thin(x: Tensor) -> Tensor:
     """Half of the molecules of each cell; a cell that would lose all of them is left as it is."""
     thinned = thin_counts(x, 0.5)
     return torch.where(thinned.sum(-1, keepdim=True) > 0, thinned, x)
-
-
-def _not_finite(loss: LossOutput, rows: np.ndarray) -> str:
-    """Name the terms of a loss that are not finite, and the cells where they are."""
-    terms = {"the reconstruction": loss.reconstruction_loss, "the divergence from the prior": loss.kl_local}
-    terms |= {f"the {name}": {name: value} for name, value in loss.extra_metrics.items()}
-    named = []
-    for name, parts in terms.items():
-        for value in parts.values():
-            bad = ~torch.isfinite(value.detach()).cpu().numpy()
-            if bad.shape == rows.shape and 0 < bad.sum() < len(rows):
-                named.append(f"{name} of {bad.sum()} cell(s), the first in row {rows[bad][0]}")
-            elif bad.any():
-                named.append(name)
-    return f"the loss is not finite: {' and '.join(named) or 'its sum'}"
 
 
 def _with_view(objective: Objective, view: Tensor) -> Objective:
