@@ -452,10 +452,11 @@ def test_a_given_start_says_how_many_components(cells, plan_options):
 
 
 def test_default_epochs():
-    """Fewer cells get more epochs, within limits, and the number never rises with the cells."""
+    """Fewer cells get more epochs, for enough steps and within limits; the number never rises with the cells."""
     epochs = [default_epochs(n) for n in (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)]
-    assert epochs == sorted(epochs, reverse=True)
-    assert min(epochs) >= 1
+    assert epochs == [400, 400, 125, 30, 30, 12, 5]
+    assert default_epochs(1000, batch_size=512) == 400
+    assert default_epochs(1000, with_positions=True) == 188  # of 8 steps
 
 
 def test_objective_is_the_plain_bound_by_default():

@@ -34,23 +34,30 @@ FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
 
 #: Training of a model that learns positions, too.
 WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
-#: Least number of steps of such a run.
-MIN_STEPS_WITH_POSITIONS = 1500
+#: Least number of steps of a run without and with positions, as long as that takes no more than so many epochs.
+MIN_STEPS, MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS = 1000, 1500, 400
 
 
-def default_epochs(n_cells: int, n_batches: int | None = None) -> int:
-    """Epochs of a run: 30 for 1,000 to 40,000 cells, more for fewer cells (up to 150), fewer for more (down to 5).
+def default_epochs(n_cells: int, batch_size: int = 128, with_positions: bool = False) -> int:
+    """Epochs of a run: 30 for up to 40,000 cells, fewer for more (down to 5), more where these are too few steps.
+
+    Networks that have seen too few mini-batches do not tell small clusters apart yet when the assignment is set free, and
+    lose them: a run has at least :data:`MIN_STEPS` of them (:data:`MIN_STEPS_WITH_POSITIONS` with positions), in at most
+    :data:`MAX_EPOCHS` epochs.
 
     Parameters
     ----------
     n_cells
         Number of cells.
-    n_batches
-        Mini-batches of an epoch, if positions are learned: then there are at least
-        :data:`MIN_STEPS_WITH_POSITIONS` of them in all.
+    batch_size
+        Cells in a mini-batch.
+    with_positions
+        Whether positions are learned.
     """
-    epochs = int(round(30 * np.clip(1000 / n_cells, 1, 5) * np.clip(40_000 / n_cells, 1 / 6, 1)))
-    return epochs if n_batches is None else max(epochs, -(-MIN_STEPS_WITH_POSITIONS // n_batches))
+    n_batches = -(-n_cells // batch_size)
+    for_steps = -(-(MIN_STEPS_WITH_POSITIONS if with_positions else MIN_STEPS) // n_batches)
+    epochs = int(round(30 * np.clip(40_000 / n_cells, 1 / 6, 1)))
+    return max(epochs, min(for_steps, MAX_EPOCHS))
 
 
 def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
@@ -326,8 +333,7 @@ class RMVE(
         if with_positions:
             defaults |= WITH_POSITIONS
         if max_epochs is None:
-            n_batches = -(-self.adata.n_obs // batch_size) if with_positions else None
-            max_epochs = default_epochs(self.adata.n_obs, n_batches)
+            max_epochs = default_epochs(self.adata.n_obs, batch_size, with_positions)
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_patience", max(5, round(max_epochs / 10)))
         fit = {
