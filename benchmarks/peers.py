@@ -108,6 +108,16 @@ def cluster_with(name: str, embed: Callable[[ad.AnnData, int], np.ndarray]) -> M
     return method
 
 
+def phenograph(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+    """PhenoGraph (Levine et al., Cell 2015) on principal components, with its defaults: it finds the number itself."""
+    import phenograph
+
+    embedding, cost = cached_embedding(shared, f"pca-{seed}", lambda: pca_embedding(dataset.adata, seed))
+    with measured() as meter:
+        labels, _, _ = phenograph.cluster(embedding, seed=seed, n_jobs=1)
+    return {"unknown K": Clusters(labels, cost + meter)}
+
+
 def true_components(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
     """The best that can be had on simulated data: the most probable component given the true latent variables."""
     truth, z = dataset.adata.uns["simulation"], dataset.adata.obsm["true_latent"]
@@ -121,5 +131,6 @@ PEERS: dict[str, Method] = {
     "pca": cluster_with("pca", pca_embedding),
     "scvi": cluster_with("scvi", scvi_embedding),
     "drvi": cluster_with("drvi", drvi_embedding),
+    "phenograph": phenograph,
     "true components": true_components,
 }
