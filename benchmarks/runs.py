@@ -96,6 +96,11 @@ def _memory(name: str, reset: bool = False) -> float:
     return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith(name))
 
 
+def memory_gb(peak: bool = False) -> float:
+    """What this process holds, or has held at its peak, in GB, its libraries included."""
+    return _memory("VmHWM" if peak else "VmRSS")
+
+
 def cached_embedding(folder: Path, name: str, make: Callable[[], np.ndarray]) -> tuple[np.ndarray, Meter]:
     """An embedding that several ways of clustering share, with what it took to make it the first time."""
     path, notes = folder / f"{name}.npy", folder / f"{name}.json"

@@ -9,11 +9,16 @@ seconds on a CPU and as seconds on a GPU. Methods take turns round by round, so 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
 
 import anndata as ad
+import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,9 +26,9 @@ import scanpy as sc
 import scipy.sparse as sp
 import scvi
 import torch
-from data import RESULTS
+from data import RESULTS, load
 from lightning.pytorch.callbacks import Callback
-from runs import measured, prepare, run_missing, to_markdown, versions
+from runs import measured, memory_gb, prepare, run_missing, to_markdown, versions
 
 import rmve
 
@@ -40,9 +45,10 @@ PARTS = {
     "genes": ([500, 2000, 5000, 20_000], ["rmve nb", "scvi nb"]),
     "cells": ([10_000, 100_000, 1_000_000], ["rmve nb", "scvi nb"]),
     "density": ([0.02, 0.05, 0.11, 0.3], ["rmve nb", "scvi nb"]),
-    "clusters": ([2700], ["rmve", "scvi + Leiden"]),
+    "clusters": (["pbmc3k", "simulated"], ["rmve", "scvi + Leiden"]),
+    "disk": ([1_000_000], ["rmve"]),
 }
-ROUNDS = {"training": 5, "components": 5, "genes": 2, "cells": 1, "density": 2, "clusters": 1}
+ROUNDS = {"training": 5, "components": 5, "genes": 2, "cells": 1, "density": 2, "clusters": 1, "disk": 1}
 
 
 @lru_cache(maxsize=2)
@@ -138,7 +144,7 @@ def time_to_clusters(method: str, adata: ad.AnnData, device: str) -> dict:
             rmve.RMVE.setup_anndata(adata)
             model = rmve.RMVE(adata)
             model.train(enable_model_summary=False, **quiet)
-            model.predict()
+            labels = model.predict()
         else:
             scvi.model.SCVI.setup_anndata(adata)
             model = scvi.model.SCVI(adata)
@@ -146,22 +152,89 @@ def time_to_clusters(method: str, adata: ad.AnnData, device: str) -> dict:
             adata.obsm["X_scVI"] = model.get_latent_representation()
             sc.pp.neighbors(adata, use_rep="X_scVI")
             sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
-    return {"seconds": meter.seconds, "peak_gb": meter.peak_gb}
+            labels = adata.obs["leiden"]
+    return {"seconds": meter.seconds, "peak_gb": meter.peak_gb, "clusters": labels.nunique()}
 
 
-def run(part: str, device: str, method: str, value: float, turn: int) -> list[dict]:
+def write_to_disk(path: Path, n_cells: int) -> None:
+    """A file of simulated counts, stored by rows, written block by block."""
+    adata = simulate(min(n_cells, MAX_SIMULATED), N_GENES, DENSITY)
+    names = pd.DataFrame(index=[f"cell {i}" for i in range(n_cells)])
+    ad.AnnData(adata.X).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        for start in range(adata.n_obs, n_cells, adata.n_obs):
+            ad.io.sparse_dataset(file["X"]).append(adata.X[: n_cells - start])
+        del file["obs"]
+        ad.io.write_elem(file, "obs", names)
+
+
+class Stages(Callback):
+    """CPU seconds from the start of this process at which training began, and at the end of each of its epochs."""
+
+    def __init__(self):
+        self.began, self.ends = None, []
+
+    def on_train_start(self, trainer, plan) -> None:
+        self.began = time.process_time()
+
+    def on_train_epoch_end(self, trainer, plan) -> None:
+        self.ends.append(time.process_time())
+
+
+def from_disk(path: Path) -> dict:
+    """All of a run from a file that stays on disk: seconds of each stage, and the peak of the whole process."""
+    prepare()
+    clock, stages = time.process_time, Stages()
+    imported, start = memory_gb(), clock()
+    adata = ad.read_h5ad(path, backed="r")
+    rmve.RMVE.setup_anndata(adata)
+    model = rmve.RMVE(adata)
+    model.train(accelerator="cpu", callbacks=[stages], quiet=True)
+    trained = clock()
+    model.annotate()
+    return {
+        "start_seconds": stages.began - start,
+        "epoch_seconds": (stages.ends[-1] - stages.began) / len(stages.ends),
+        "epochs": len(stages.ends),
+        "annotate_seconds": clock() - trained,
+        "seconds": clock() - start,
+        "imported_gb": imported,
+        "process_gb": memory_gb(peak=True),
+        "clusters": adata.obs["rmve"].nunique(),
+    }
+
+
+def in_own_process(function, *arguments):
+    """The result of a function that is called in a fresh process, where no memory is in use yet."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def run_from_disk(n_cells: int) -> dict:
+    """Write a file, run, remove the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        in_own_process(write_to_disk, path, n_cells)
+        return {"file_gb": path.stat().st_size / 2**30, **in_own_process(from_disk, path)}
+
+
+def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict]:
     """One run."""
-    size = {"n_cells": N_CELLS, "n_genes": N_GENES, "density": DENSITY}
-    name = {"cells": "n_cells", "genes": "n_genes", "density": "density", "clusters": "n_cells"}.get(part)
-    if name is not None:
-        size[name] = value if name == "density" else int(value)
     row = {"part": part, "device": device, "method": method, "value": value, "round": turn}
     torch.manual_seed(turn)
     if method == "matrix products":
         return [row | {"cells_per_second": 128 / matrix_products(N_GENES, 128)}]
-    adata = simulate(**size)
+    if part == "disk":
+        return [row | run_from_disk(int(value))]
     if part == "clusters":
-        return [row | time_to_clusters(method, adata.copy(), device)]
+        adata = simulate(10_000, N_GENES, DENSITY).copy() if value == "simulated" else load(value).adata
+        adata.obsp.clear()
+        return [row | {"cells": adata.n_obs} | time_to_clusters(method, adata, device)]
+    size = {"n_cells": N_CELLS, "n_genes": N_GENES, "density": DENSITY}
+    name = {"cells": "n_cells", "genes": "n_genes", "density": "density"}.get(part)
+    if name is not None:
+        size[name] = float(value) if name == "density" else int(value)
+    adata = simulate(**size)
     n_components = int(value) if part == "components" else K
     with measured() as meter:
         model, clock = trained(method, adata, device, n_components, 128)
@@ -190,6 +263,7 @@ def training_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def scaling_table(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     """Cells per second for each value, and relative to the first."""
+    rows = rows.assign(value=rows["value"].astype(float))
     wide = rows.pivot_table(index="value", columns="method", values="cells_per_second", aggfunc="median")
     table = pd.DataFrame({part: [f"{value:g}" for value in wide.index]})
     for method in wide:
@@ -207,6 +281,31 @@ def scaling_table(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return table
 
 
+def clusters_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds from counts to clusters, and relative to scVI with Leiden on the same data."""
+    peer = rows[rows["method"] == "scvi + Leiden"].set_index("value")["seconds"]
+    return pd.DataFrame(
+        {
+            "data": rows["value"],
+            "cells": rows["cells"].astype(int),
+            "method": rows["method"],
+            "seconds from counts to clusters": rows["seconds"].round().astype(int),
+            "relative to scvi + Leiden": (rows["seconds"] / rows["value"].map(peer)).round(2),
+            "clusters": rows["clusters"].astype(int),
+        }
+    )
+
+
+def disk_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Stages and memory of runs from disk."""
+    whole = {"start_seconds": "start, s", "epoch_seconds": "epoch, s", "epochs": "epochs"}
+    whole |= {"annotate_seconds": "annotate, s", "seconds": "all, s", "clusters": "clusters"}
+    sizes = {"file_gb": "file, GB", "imported_gb": "libraries, GB", "process_gb": "peak of the process, GB"}
+    cells = rows["value"].astype(int).rename("cells")
+    numbers = rows[[*whole]].round().astype(int).rename(columns=whole)
+    return pd.concat([cells, numbers, rows[[*sizes]].round(2).rename(columns=sizes)], axis=1)
+
+
 def summarize(rows: pd.DataFrame) -> str:
     """All tables as Markdown."""
     text = []
@@ -215,8 +314,9 @@ def summarize(rows: pd.DataFrame) -> str:
         if part == "training":
             text.append(to_markdown(training_table(group)))
         elif part == "clusters":
-            columns = {"value": "cells", "seconds": "seconds from counts to clusters", "peak_gb": "peak GB"}
-            text.append(to_markdown(group[["method", *columns]].rename(columns=columns)))
+            text.append(to_markdown(clusters_table(group)))
+        elif part == "disk":
+            text.append(to_markdown(disk_table(group)))
         else:
             text.append(to_markdown(scaling_table(group, part)))
     return "\n\n".join(text)
@@ -232,7 +332,7 @@ def draw(rows: pd.DataFrame) -> None:
     for ax, part in zip(axes[0], parts, strict=True):
         for method, (name, color, marker) in styles.items():
             chosen = rows[(rows["part"] == part) & (rows["method"] == method)]
-            median = chosen.groupby("value")["cells_per_second"].median()
+            median = chosen.groupby(chosen["value"].astype(float))["cells_per_second"].median()
             if len(median):
                 ax.plot(median.index, median, marker=marker, color=color, label=name)
         ax.set(xscale="log", yscale="log", xlabel=part)
@@ -265,10 +365,12 @@ def main() -> None:
         values, methods = PARTS[part]
         for turn, value, method in product(range(ROUNDS[part]), values, methods):
             if not (device != "cpu" and method == "matrix products"):
-                jobs.append((part, device, method, float(value), turn))
-    rows = run_missing("speed", KEYS, jobs, run)
+                jobs.append((part, device, method, str(value), turn))
+    rows = run_missing("speed", KEYS, jobs, run, {"value": str})
+    order = {part: place for place, part in enumerate(PARTS)}
+    rows = rows.sort_values("part", key=lambda parts: parts.map(order), kind="stable")
     tables = summarize(rows)
-    command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py --parts {arguments.parts}"
+    command = "OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py"
     (RESULTS / "speed.md").write_text(f"{tables}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}; {machine()}\n")
     draw(rows)
     print(tables)

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.initialization import input_statistics
+from rmve.maths.sparse_input import first_layer
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
 from rmve.objective import Objective
@@ -109,7 +110,7 @@ def test_standardize_is_scanpys_preprocessing(cells, likelihood):
     counts[:, 6] = 0.0
     cells.X = counts.numpy()
     stats = input_statistics(cells.X, likelihood)
-    module = RMVEModule(cells.n_vars, 2, gene_likelihood=likelihood)
+    module = RMVEModule(cells.n_vars, 2, gene_likelihood=likelihood).eval()
     module.set_input_statistics(
         *(torch.as_tensor(value) for value in (stats.mean, stats.sd)),
         stats.target_sum,
@@ -153,11 +154,55 @@ def test_factorized_posterior_does_not_depend_on_the_component(make_module, make
 
 
 def test_encoder_of_sparse_counts(make_module, make_batch):
-    """Without gradient the first layer is a sparse product; what comes out is the same."""
+    """The first layer is a sparse product; what comes out is the same."""
     module, tensors = make_module(), make_batch()
     inputs = module._get_inference_input(tensors)
-    with torch.inference_mode():
-        sparse = module.encode(**{**inputs, "x": SparseRows.from_dense(inputs["x"])})
-        dense = module.encode(**inputs)
+    sparse = module.encode(**{**inputs, "x": SparseRows.from_dense(inputs["x"])})
+    dense = module.encode(**inputs)
     for name, value in dense.items():
         torch.testing.assert_close(sparse[name], value)
+
+
+def test_a_dropped_count_is_taken_for_a_zero(make_module, make_batch):
+    """Dropout leaves zeros alone and keeps the mean of the input."""
+    module, x = make_module(input_dropout=0.5), make_batch()[X]
+    library = module.log_library(x, None)
+    kept, zero = module.standardize(x, library), module.standardize(torch.zeros_like(x), library)
+    draws = torch.stack([module.train()._drop(kept) for _ in range(4000)])
+    torch.testing.assert_close(draws[:, x == 0], zero[x == 0].expand(4000, -1))
+    dropped = (draws - zero).abs() < 1e-12
+    torch.testing.assert_close(dropped[:, x > 0].double().mean(), torch.tensor(0.5).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(draws.mean(0), kept, atol=0.25, rtol=0)
+    torch.testing.assert_close(module.standardize(x, library), kept)  # the starting partition is made of these
+    assert torch.equal(module.eval()._drop(kept), kept)
+
+
+def test_dropout_of_other_likelihoods(make_module):
+    """A dropped value is taken for the mean."""
+    module, x = make_module("normal", input_dropout=0.5).train(), torch.randn(B, G, dtype=torch.float64)
+    draw = module._drop(x)
+    assert (draw == 0).any()
+    torch.testing.assert_close(draw[draw != 0], 2.0 * x[draw != 0])
+
+
+def test_dropout_of_sparse_counts_is_that_of_dense_ones(make_module, make_batch):
+    """In training the first layer has the same mean and spread from sparse and from dense counts."""
+    module, x = make_module(input_dropout=0.5, n_layers=1), make_batch()[X]
+    first = module.encoder.fc_layers[0][0]
+    found = []
+    module.train()
+    first.register_forward_hook(lambda layer, inputs, output: found.append(output.detach()))
+    for _ in range(4000):
+        module._hidden(x, module.log_library(x, None), None, cont=None)
+    counts = SparseRows.from_dense(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "rmve.encoding.first_layer", lambda *given: found.append(first_layer(*given).detach()) or found[-1]
+        )
+        for _ in range(4000):
+            module._hidden(counts, module.log_library(counts, None), None, cont=None)
+    dense, sparse = torch.stack(found[:4000]), torch.stack(found[4000:])
+    spread = dense.std(0)
+    assert (spread > 0).all()
+    torch.testing.assert_close(sparse.mean(0) / spread, dense.mean(0) / spread, atol=0.15, rtol=0)
+    torch.testing.assert_close(sparse.std(0) / spread, torch.ones_like(spread), atol=0.1, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from scvi.module.base import auto_move_data
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.estimators import nodes_over_y
 from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
-from rmve.maths.sparse_input import first_layer, standardized
+from rmve.maths.sparse_input import differences_from_zero, first_layer, standardized_zero
 from rmve.maths.sparse_rows import SparseRows
 from rmve.objective import Objective, given
 
@@ -42,7 +44,7 @@ class EncodingMixin:
         if self.gene_likelihood == "bernoulli":
             return x
         if isinstance(x, SparseRows):
-            return standardized(x, *self._input_constants(log_library))
+            return self._differences(x, log_library).dense().add_(self._zero())
         if self.gene_likelihood in COUNT_LIKELIHOODS:
             x = torch.log1p(x * self._input_scale(log_library))
         return ((x - self.input_mean) / self.input_sd).clamp(-INPUT_CLIP, INPUT_CLIP)
@@ -50,19 +52,32 @@ class EncodingMixin:
     def _input_scale(self, log_library: Tensor) -> Tensor:
         return self.target_sum * (-log_library).exp()
 
-    def _input_constants(self, log_library: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
-        return self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP
+    def _zero(self) -> Tensor:
+        """What a count of zero is to the encoder, shape ``(G,)``."""
+        return standardized_zero(self.input_mean, self.input_sd, INPUT_CLIP)
+
+    def _drop(self, inputs: Tensor) -> Tensor:
+        """Dropout of the encoder's input: a dropped count is taken for a zero, another value for the mean."""
+        if self.gene_likelihood not in COUNT_LIKELIHOODS or not self.training:
+            return self.input_dropout(inputs)
+        zero = self._zero()
+        return zero + self.input_dropout(inputs - zero)
+
+    def _differences(self, x: SparseRows, log_library: Tensor) -> SparseRows:
+        return differences_from_zero(x, self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP)
 
     def _hidden(self, x: Tensor | SparseRows, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
         """Last hidden layer of the encoder, shape ``(B, n_hidden)``."""
-        if isinstance(x, SparseRows) and not (self.training or self.encode_covariates or torch.is_grad_enabled()):
-            first, *others = self.encoder.fc_layers
-            h = first_layer(x, *self._input_constants(library), first[0].weight, first[0].bias)
-            for layer in (*first[1:], *(layer for block in others for layer in block)):
-                h = h if layer is None else layer(h)
-            return h
-        inputs = self.input_dropout(self.standardize(x, library))
-        return self.encoder(inputs, *covariates, cont=cont) if self.encode_covariates else self.encoder(inputs)
+        if self.encode_covariates or not (isinstance(x, SparseRows) and x.device.type == "cpu"):
+            inputs = self._drop(self.standardize(x, library))
+            return self.encoder(inputs, *covariates, cont=cont) if self.encode_covariates else self.encoder(inputs)
+        first, *others = self.encoder.fc_layers
+        differences = self._differences(x, library)
+        differences = replace(differences, values=self.input_dropout(differences.values))
+        h = first_layer(first[0].weight, first[0].bias, self._zero(), differences)
+        for layer in (*first[1:], *(layer for block in others for layer in block)):
+            h = h if layer is None else layer(h)
+        return h
 
     # ------------------------------------------------------------- inference
 

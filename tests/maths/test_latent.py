@@ -9,12 +9,13 @@ from rmve.maths.gaussians import kl_normal
 from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 
 
-@pytest.fixture
-def parameters() -> list[torch.Tensor]:
-    """Parameters of six cells and four components, some of whose log-variances are out of range."""
-    mean, log_var = torch.randn(6, 3), torch.randn(6, 3)
-    log_var[0, 0], log_var[1, 1] = 30.0, -30.0
-    offsets, prior = [torch.randn(4, 3) for _ in range(2)], [torch.randn(4, 3) for _ in range(2)]
+@pytest.fixture(params=["in range", "out of range"])
+def parameters(request) -> list[torch.Tensor]:
+    """Parameters of six cells and four components; some log-variances are out of range, or none."""
+    mean, log_var = torch.randn(6, 3), torch.randn(6, 3).clamp(-3.0, 1.0)
+    if request.param == "out of range":
+        log_var[0, 0], log_var[1, 1] = 30.0, -30.0
+    offsets, prior = [torch.randn(4, 3).clamp(-3.0, 3.0) for _ in range(2)], [torch.randn(4, 3) for _ in range(2)]
     return [tensor.requires_grad_() for tensor in (mean, log_var, *offsets, *prior)]
 
 
@@ -47,3 +48,11 @@ def test_draw(parameters):
     expected = mean + offsets[0][component] + (0.5 * bounded).exp() * noise
     torch.testing.assert_close(z, expected)
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad(z.sum(), parameters[:4]))
+
+
+def test_divergence_of_distant_components(parameters):
+    """Squares that cancel cost no digits, far from the origin."""
+    far = [tensor.detach().float() for tensor in parameters]
+    far[0], far[4] = far[0] + 1e3, far[4] + 1e3
+    exact = plain(*(tensor.double() for tensor in far)).float()
+    torch.testing.assert_close(offset_kl(*far), exact, rtol=1e-3, atol=1e-3)

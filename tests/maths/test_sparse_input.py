@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rmve.maths.sparse_input import first_layer, standardized
+from rmve.maths.sparse_input import differences_from_zero, first_layer, standardized_zero
 from rmve.maths.sparse_rows import SparseRows
 
 CLIP = 1.5
@@ -26,18 +26,25 @@ def dense_formula(x, scale, mean, sd):
     return ((torch.log1p(x * scale) - mean) / sd).clamp(-CLIP, CLIP)
 
 
-def test_standardized(case):
-    """Every entry is that of the dense formula, clipped ones included."""
+def test_differences_from_zero(case):
+    """With what a zero becomes, every entry is that of the dense formula, clipped ones included."""
     x, *constants = case
     expected = dense_formula(x, *constants)
     assert (expected[x > 0] == CLIP).any()
     assert (expected[x == 0] == -CLIP).any()
-    torch.testing.assert_close(standardized(SparseRows.from_dense(x), *constants, CLIP), expected)
+    differences = differences_from_zero(SparseRows.from_dense(x), *constants, CLIP)
+    torch.testing.assert_close(differences.dense() + standardized_zero(*constants[1:], CLIP), expected)
 
 
 def test_first_layer(case):
-    """The sparse product is the dense linear layer."""
+    """The products over the stored values are the dense linear layer, and so are its gradients."""
     x, *constants = case
-    weight, bias = torch.randn(8, 15), torch.randn(8)
-    product = first_layer(SparseRows.from_dense(x), *constants, CLIP, weight, bias)
-    torch.testing.assert_close(product, F.linear(dense_formula(x, *constants), weight, bias))
+    parameters = [torch.randn(8, 15, requires_grad=True), torch.randn(8, requires_grad=True)]
+    zero = standardized_zero(*constants[1:], CLIP)
+    sparse = first_layer(*parameters, zero, differences_from_zero(SparseRows.from_dense(x), *constants, CLIP))
+    dense = F.linear(dense_formula(x, *constants), *parameters)
+    torch.testing.assert_close(sparse, dense)
+    weights = torch.randn(20, 8)
+    gradients = [torch.autograd.grad((weights * product).sum(), parameters) for product in (sparse, dense)]
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -54,6 +54,13 @@ def test_product(rows, dense):
     torch.testing.assert_close(rows.times(factor), dense @ factor)
 
 
+def test_transposed(rows, dense):
+    """Columns become rows, an empty one included."""
+    torch.testing.assert_close(rows.transposed().dense().to(dense.dtype), dense.T)
+    factor = torch.randn(9, 4)
+    torch.testing.assert_close(rows.transposed().times(factor), dense.T @ factor)
+
+
 def test_move(rows, dense):
     """A copy on a device is the same matrix."""
     torch.testing.assert_close(rows.to(torch.device("cpu")).dense().to(dense.dtype), dense)

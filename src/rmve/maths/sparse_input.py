@@ -1,8 +1,9 @@
 """The encoder's input and first layer from sparse counts, without a logarithm for each zero.
 
 A zero of gene ``g`` is standardised to the constant ``zero_g = clip(-mean_g / sd_g)``, so the standardised matrix is
-``zero`` in every row, but for the non-zeros. These are transformed and clipped one by one: the values are those of the
-dense formula, the clip included.
+``zero`` in every row, but for the non-zeros: ``zero`` plus a sparse matrix of differences. The non-zeros are transformed
+and clipped one by one: the values are those of the dense formula, the clip included. Dropout acts on the differences, so
+that a dropped count is taken for a zero; there is nothing to drop at zeros.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rmve.maths.sparse_rows import SparseRows
 
@@ -21,56 +22,56 @@ def standardized_zero(mean: Tensor, sd: Tensor, clip: float) -> Tensor:
     return (-mean / sd).clamp(-clip, clip)
 
 
-def standardized_nonzero(counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
-    """``(log1p(scale * x) - mean) / sd``, clipped, at the stored counts.
+def differences_from_zero(counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> SparseRows:
+    """``(log1p(scale * x) - mean) / sd``, clipped, less what a zero becomes; shape ``(B, G)``, sparse as the counts.
 
     Parameters
     ----------
     counts
-        Shape ``(B, G)``, ``n`` stored values.
+        Shape ``(B, G)``.
     scale
         Of each cell, shape ``(B, 1)``.
     mean, sd
         Of each gene, shape ``(G,)``.
     clip
-        Bound on the absolute value.
-
-    Returns
-    -------
-    Tensor of shape ``(n,)``.
+        Bound on the absolute value of what is standardised.
     """
     value = torch.log1p(counts.values * scale.reshape(-1).index_select(0, counts.rows))
-    at_mean, at_sd = mean.index_select(0, counts.cols), sd.index_select(0, counts.cols)
-    return value.sub_(at_mean).div_(at_sd).clamp_(-clip, clip)
+    constants = torch.stack([mean, sd, standardized_zero(mean, sd, clip)], 1).index_select(0, counts.cols)
+    at_mean, at_sd, at_zero = constants.unbind(1)
+    return replace(counts, values=value.sub_(at_mean).div_(at_sd).clamp_(-clip, clip).sub_(at_zero))
 
 
-def standardized(counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float) -> Tensor:
-    """The standardised matrix, shape ``(B, G)``; parameters as for :func:`standardized_nonzero`."""
-    x = standardized_zero(mean, sd, clip).repeat(counts.shape[0], 1)
-    x.view(-1).scatter_(0, counts.places, standardized_nonzero(counts, scale, mean, sd, clip))
-    return x
+class _Linear(torch.autograd.Function):
+    """``(zero + differences) W' + b``, with products over the stored values alone."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor, zero: Tensor, differences: SparseRows) -> Tensor:
+        ctx.zero, ctx.differences = zero, differences
+        return differences.times(weight.T.contiguous()).add_(torch.addmv(bias, weight, zero))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        d_bias = grad.sum(0)
+        d_weight = ctx.differences.transposed().times(grad.contiguous()).addr_(ctx.zero, d_bias)
+        return d_weight.T, d_bias, None, None
 
 
-def first_layer(
-    counts: SparseRows, scale: Tensor, mean: Tensor, sd: Tensor, clip: float, weight: Tensor, bias: Tensor
-) -> Tensor:
-    """A linear layer on the standardised matrix, as a product over the stored counts only.
-
-    With ``v`` the standardised values, ``v W' + b = (v - zero) W' + (zero W' + b)``, where ``v - zero`` is sparse.
+def first_layer(weight: Tensor, bias: Tensor, zero: Tensor, differences: SparseRows) -> Tensor:
+    """A linear layer on a standardised matrix, on the CPU.
 
     Parameters
     ----------
-    counts, scale, mean, sd, clip
-        As for :func:`standardized_nonzero`.
     weight, bias
-        Of the layer, shapes ``(H, G)`` and ``(H,)``. The product is for inference: no gradient flows.
+        Of the layer, shapes ``(H, G)`` and ``(H,)``.
+    zero
+        What a zero becomes, shape ``(G,)``; no gradient.
+    differences
+        From :func:`differences_from_zero`, shape ``(B, G)``; no gradient.
 
     Returns
     -------
-    Tensor of shape ``(B, H)``.
+    Tensor of shape ``(B, H)``. First derivatives only.
     """
-    with torch.no_grad():
-        zero = standardized_zero(mean, sd, clip)
-        value = standardized_nonzero(counts, scale, mean, sd, clip) - zero.index_select(0, counts.cols)
-        product = replace(counts, values=value).times(weight.T.contiguous())
-        return product + F.linear(zero, weight, bias)
+    return _Linear.apply(weight, bias, zero, differences)

@@ -110,6 +110,13 @@ class SparseRows:
                 self.cols, dense, self.offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
             )
 
+    def transposed(self) -> SparseRows:
+        """The transposed matrix, shape ``(G, B)``; on the CPU, where SciPy does it."""
+        arrays = (t.numpy(force=True) for t in (self.values, self.cols, self.offsets))
+        x = sp.csr_matrix(tuple(arrays), shape=self.shape).tocsc()
+        values, cols, offsets = (torch.from_numpy(array) for array in (x.data, x.indices, x.indptr))
+        return SparseRows(values, cols, offsets, self.shape[0])
+
     def dense(self) -> Tensor:
         """The matrix of shape ``(B, G)``."""
         x = self.values.new_zeros(self.shape)
