@@ -331,7 +331,8 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
     def run(blocks: list[str], name: str, n_epochs: int = 6) -> dict[str, object]:
         @functools.wraps(original)
         def train(self, *args, **options):
-            return original(self, *args, **({"max_epochs": n_epochs} | options | {"quiet": True}))
+            short = {"max_epochs": min(options.get("max_epochs", n_epochs), n_epochs), "quiet": True}
+            return original(self, *args, **(options | short))
 
         monkeypatch.setattr(RMVE, "train", train)
         monkeypatch.chdir(tmp_path)
