@@ -14,7 +14,7 @@ ARGS :=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs bench-quick clean
+.PHONY: help venv demo test coverage lint docs bench-quick clean
 
 help: ## list the tasks
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ demo: $(VENV)/.installed-test ## cluster a small data set and report
 # One thread per worker: the workers share the cores already.
 test: $(VENV)/.installed-test ## run all tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 2 $(ARGS)
+
+coverage: $(VENV)/.installed-test ## run all tests, and say which lines they miss; fails under 95 %
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 2 \
+	    --cov=rmve --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
 
 lint: $(VENV)/.installed-test ## check style and format
 	$(VENV)/bin/ruff check .

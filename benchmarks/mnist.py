@@ -59,11 +59,8 @@ RUN = ["variant", "seed", "digits", "epochs"]
 
 def load(n_digits: int) -> tuple[ad.AnnData, np.ndarray]:
     """Intensities in [0, 1], one row for each digit, and the labels to score against."""
-    with np.load(data_folder() / "mnist.npz") as file:
-        images = np.concatenate([file["x_train"], file["x_test"]]).reshape(-1, SIDE * SIDE)
-        labels = np.concatenate([file["y_train"], file["y_test"]])
-    rows = np.sort(np.random.default_rng(0).choice(len(images), n_digits, replace=False))
-    return ad.AnnData(images[rows].astype(np.float32) / 255), labels[rows]
+    adata = rmve.datasets.mnist(n_digits, folder=data_folder())
+    return adata, adata.obs.pop("digit").to_numpy(dtype=int)
 
 
 def deform(x: torch.Tensor) -> torch.Tensor:

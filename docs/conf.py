@@ -74,6 +74,8 @@ napoleon_use_rtype = False
 # HTML
 html_theme = "sphinx_book_theme"
 html_title = "RMVE"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {
     "path_to_docs": "docs",
     "repository_branch": "main",

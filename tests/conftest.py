@@ -106,6 +106,19 @@ def make_cells() -> Callable[..., ad.AnnData]:
 
 
 @pytest.fixture
+def mnist_cache(tmp_path, monkeypatch) -> Path:
+    """Cache for downloads that has the MNIST digits in it; skips where there are none."""
+    folder = Path(os.environ.get("RMVE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (folder / "mnist.npz").exists():
+        pytest.skip("needs mnist.npz in the folder that RMVE_DATA names")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "mnist.npz").symlink_to(folder / "mnist.npz")
+    monkeypatch.setenv("RMVE_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
 def cells(make_cells) -> ad.AnnData:
     """240 cells of three types, not set up yet."""
     return make_cells()
@@ -318,7 +331,8 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
     def run(blocks: list[str], name: str, n_epochs: int = 6) -> dict[str, object]:
         @functools.wraps(original)
         def train(self, *args, **options):
-            return original(self, *args, **({"max_epochs": n_epochs} | options | {"quiet": True}))
+            short = {"max_epochs": min(options.get("max_epochs", n_epochs), n_epochs), "quiet": True}
+            return original(self, *args, **(options | short))
 
         monkeypatch.setattr(RMVE, "train", train)
         monkeypatch.chdir(tmp_path)

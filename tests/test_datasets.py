@@ -12,6 +12,7 @@ from functools import partial
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
@@ -247,6 +248,48 @@ def test_checksums_that_are_none(checksum, tmp_path):
     """A download without a checksum is refused."""
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         datasets.fetch_h5ad("http://host/atlas.h5ad", checksum, folder=tmp_path)
+
+
+def test_mnist(mnist_cache):
+    """Images and labels belong together: bars of ink in the middle are ones, holes are noughts."""
+    adata = datasets.mnist(500, folder=mnist_cache)
+    assert adata.shape == (500, 784)
+    assert adata.X.min() == 0
+    assert adata.X.max() == 1
+    assert adata.obs["digit"].nunique() == 10
+    middle = pd.Series(adata.X[:, [13 * 28 + 13, 14 * 28 + 14]].mean(1)).groupby(adata.obs["digit"].to_numpy()).mean()
+    assert middle["1"] > 0.8
+    assert middle["0"] < 0.1
+    assert datasets.mnist(500, folder=mnist_cache).obs_names.equals(adata.obs_names)
+
+
+def test_mnist_too_many(mnist_cache):
+    """There are 70,000 of them."""
+    with pytest.raises(ValueError, match=r"at most 70,000; got 70,001"):
+        datasets.mnist(70_001, folder=mnist_cache)
+
+
+@pytest.mark.parametrize("content", ["other images", "pickle"])
+def test_mnist_file_with_something_else(tmp_path, content):
+    """A file in the cache is not believed for its name, and pickled objects in it are not read."""
+    value = np.zeros((2, 28, 28), np.uint8) if content == "other images" else np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "mnist.npz", **dict.fromkeys(("x_train", "y_train", "x_test", "y_test"), value))
+    with pytest.raises(ValueError, match="does not hold the MNIST digits" if content == "other images" else "pickle"):
+        datasets.mnist(folder=tmp_path)
+
+
+def test_mnist_is_downloaded_once(server, tmp_path, monkeypatch):
+    """Without a file there is a download, of which the checksum is verified."""
+    url, checksum, requests = server
+    monkeypatch.setattr(datasets, "MNIST_URL", url)
+    with pytest.raises(ValueError, match="hash"):
+        datasets.mnist(folder=tmp_path, progressbar=False)
+    assert not list(tmp_path.glob("*.npz"))
+    monkeypatch.setattr(datasets, "MNIST_FILE_SHA256", checksum)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="pickle|npz|Zip|digits|allow"):  # the server has cells, no digits
+            datasets.mnist(folder=tmp_path, progressbar=False)
+    assert len(requests) == 2
 
 
 class FakeCensus(types.ModuleType):

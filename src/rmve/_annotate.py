@@ -55,6 +55,8 @@ class AnnotateMixin:
         uns: dict[str, object] = {
             "params": {name: value for name, value in self._parameters().items() if value is not None},
             "components": self._component_table(training[0]),
+            "component_means": self.component_means.to_numpy(),
+            "component_variances": self.component_variances.to_numpy(),
             "resolutions": self._resolution_table(*training),
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }

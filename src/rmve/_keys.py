@@ -50,5 +50,5 @@ class Written:
 
     @property
     def uns(self) -> str:
-        """``uns``: parameters, tables of components and resolutions, spatial map, versions."""
+        """``uns``: parameters, components (table, means, variances), resolutions, spatial map, versions."""
         return self.key_added

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,6 @@ from typing import Annotated
 
 import anndata as ad
 import numpy as np
-import scvi
 import typer
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -22,7 +19,8 @@ from rich.text import Text
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
-from rmve._callbacks import silence
+from rmve._callbacks import list_epochs, silence
+from rmve._command import Training, check_output, fit, replacing
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._run import TrainingStopped
 from rmve._validation import check_key_added
@@ -100,6 +98,18 @@ ReportFile = Annotated[
     Path | None,
     typer.Option(metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."),
 ]
+CheckpointDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        file_okay=False,
+        help="Folder for a checkpoint after each epoch, and in the end for the model.",
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the last checkpoint in --checkpoint-dir; where there is none, begin."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -117,17 +127,20 @@ def cluster(
     seed: Seed = 0,
     key_added: KeyAdded = DEFAULT_KEY,
     report: ReportFile = None,
+    checkpoint_dir: CheckpointDir = None,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another.
 
     The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
+
+    rmve cluster cells.h5ad -o clustered.h5ad --layer counts --report report.html
     """
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
-    _from_file_to_file(
-        source, output, setup, n_components, likelihood, max_epochs, seed, key_added, report, force, quiet
-    )
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
+    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet)
 
 
 @app.command("map")
@@ -147,17 +160,20 @@ def map_to_space(
     seed: Seed = 0,
     key_added: KeyAdded = DEFAULT_KEY,
     report: ReportFile = None,
+    checkpoint_dir: CheckpointDir = None,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Place the cells of an h5ad file in space, by a linear map from the latent space, and cluster them.
 
     Some cells need positions, in obsm; the others are placed. A tenth of the positions is held out to judge the map.
+
+    rmve map cells.h5ad -o placed.h5ad --layer counts --spatial-key spatial --report report.html
     """
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "spatial_key": spatial_key}
-    _from_file_to_file(
-        source, output, setup, n_components, likelihood, max_epochs, seed, key_added, report, force, quiet, kind.value
-    )
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
+    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet, kind.value)
 
 
 @app.command()
@@ -173,13 +189,13 @@ def demo(
     with _errors_in_one_line(), silence(everything=True):
         output_dir.mkdir(parents=True, exist_ok=True)
         data, figure = (output_dir / f"{DEMO_STEM}{ending}" for ending in (".h5ad", ".png"))
-        _check_output(data, force=True)
+        check_output(data, force=True)
         start = time.perf_counter()
         adata = rmve.datasets.pbmc68k_reduced()
-        _fit(adata, {"layer": "counts"}, {}, max_epochs, seed, DEFAULT_KEY, quiet=False)
-        with _replacing(data) as temporary:
+        fit(adata, {"layer": "counts"}, Training(max_epochs=max_epochs, seed=seed), DEFAULT_KEY, quiet=False)
+        with replacing(data) as temporary:
             adata.write_h5ad(temporary)
-        with _replacing(figure) as temporary:
+        with replacing(figure) as temporary:
             _draw(adata, temporary)
         truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
         rows = _summary(adata, DEFAULT_KEY, start)
@@ -200,10 +216,7 @@ def _from_file_to_file(
     source: Path,
     output: Path,
     setup: dict[str, str | None],
-    n_components: str,
-    likelihood: Likelihood,
-    max_epochs: int | None,
-    seed: int,
+    training: Training,
     key_added: str,
     report: Path | None,
     force: bool,
@@ -211,9 +224,11 @@ def _from_file_to_file(
     kind: str | None = None,
 ) -> None:
     """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
-    with _errors_in_one_line(), silence(everything=True):
+    if training.resume and training.checkpoint_dir is None:
+        raise typer.BadParameter("--resume needs the --checkpoint-dir of the run.")
+    with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
         for path in filter(None, (output, report)):
-            _check_output(path, force)
+            check_output(path, force)
         start = time.perf_counter()
         adata = ad.read_h5ad(source)
         names, registered = Written(key_added), [setup["batch_key"], setup["labels_key"]]
@@ -226,22 +241,18 @@ def _from_file_to_file(
             if key_added not in registered:
                 del adata.obs[names.cluster]
         check_key_added(adata, key_added, registered)
-        options = {
-            "n_components": None if n_components == "auto" else int(n_components),
-            "gene_likelihood": likelihood.value,
-        }
-        model = _fit(adata, setup, options, max_epochs, seed, key_added, quiet, kind)
-        rows = {**_summary(adata, key_added, start), "seed": seed}
+        model = fit(adata, setup, training, key_added, quiet, kind)
+        rows = {**_summary(adata, key_added, start), "seed": training.seed}
         if kind is not None:
             rows |= _place_summary(model.spatial_map_)
         page = None
         if report is not None:
             about = {"file": source.name, **rows}
             page = make_report(adata, key_added, setup["labels_key"], model.history, about)
-        with _replacing(output) as temporary:
+        with replacing(output) as temporary:
             adata.write_h5ad(temporary)
         if page is not None:
-            with _replacing(report) as temporary:
+            with replacing(report) as temporary:
                 temporary.write_text(page, encoding="utf-8")
         if not quiet:
             _report(rows)
@@ -256,30 +267,6 @@ def _place_summary(smap: rmve.SpatialMap) -> dict[str, object]:
         "median error": f"{smap.error_:.4g}, {100 * smap.error_fraction_:.1f} % of the diameter{verdict}",
         "judged by cells": smap.n_judged_,
     }
-
-
-def _fit(
-    adata: ad.AnnData,
-    setup: dict,
-    options: dict,
-    max_epochs: int | None,
-    seed: int,
-    key_added: str,
-    quiet: bool,
-    kind: str | None = None,
-) -> rmve.RMVE:
-    """Train a model and write its results, and nothing else, into ``adata``."""
-    scvi.settings.seed = seed
-    rmve.RMVE.setup_anndata(adata, **setup)
-    model = rmve.RMVE(adata, **options)
-    model.train(max_epochs=max_epochs, enable_progress_bar=not quiet)
-    if kind not in (None, "linear"):
-        model.fit_spatial_map(kind=kind)
-    model.annotate(key_added=key_added)
-    for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
-        for name in [name for name in part if str(name).startswith("_scvi")]:
-            del part[name]
-    return model
 
 
 def _summary(adata: ad.AnnData, key_added: str, start: float) -> dict[str, object]:
@@ -314,29 +301,18 @@ def _say(text: str) -> None:
     Console().print(Text(text), soft_wrap=True)
 
 
-def _check_output(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists. Overwrite it with --force.")
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"{path.name} cannot be written to the folder {path.parent}: it is missing or read-only.")
-
-
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when all is written."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
+def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
     """Errors that the user can mend as one line and exit status 1, Ctrl-C as 130; others keep their traceback."""
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("Interrupted: nothing was written.")
+        message = "Interrupted: nothing was written."
+        if checkpoint_dir is not None and list_epochs(checkpoint_dir):
+            message = (
+                "Interrupted: no output was written. The same command with --resume goes on from the last checkpoint."
+            )
+        Console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(130) from None
     except (ValueError, KeyError, TypeError, OSError, TrainingStopped) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from rmve.body import add_organ_positions
 
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25
+#: The digits as Keras distributes them, the checksum of that file, and that of what is in it.
+MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+MNIST_FILE_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+MNIST_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 
 
 def toy(n_cells: int = 600, n_genes: int = 200, n_clusters: int = 4, n_batches: int = 1, seed: int = 0) -> ad.AnnData:
@@ -244,15 +249,59 @@ def fetch_h5ad(url: str, sha256: str, folder: str | Path | None = None, progress
         raise ValueError(f"`url` must be the http or https address of an .h5ad file; got {url!r}.")
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"`sha256` must be 64 hexadecimal digits, the checksum of the file; got {sha256!r}.")
-    folder = Path(folder or os.environ.get("RMVE_CACHE") or pooch.os_cache("rmve"))
-    path = pooch.retrieve(
-        url,
-        known_hash=f"sha256:{sha256.lower()}",
-        fname=f"{sha256[:12].lower()}-{name}",
-        path=folder,
-        downloader=pooch.HTTPDownloader(progressbar=progressbar, timeout=60),
+    return ad.read_h5ad(_retrieve(url, sha256, f"{sha256[:12].lower()}-{name}", _cache(folder), progressbar))
+
+
+def _cache(folder: str | Path | None) -> Path:
+    return Path(folder or os.environ.get("RMVE_CACHE") or pooch.os_cache("rmve"))
+
+
+def _retrieve(url: str, sha256: str, name: str, folder: Path, progressbar: bool) -> str:
+    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=60)
+    return pooch.retrieve(url, f"sha256:{sha256.lower()}", fname=name, path=folder, downloader=downloader)
+
+
+def mnist(n_digits: int = 70_000, folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
+    """Handwritten digits: images whose clusters everybody can judge.
+
+    The 60,000 and 10,000 images of LeCun, Cortes and Burges (CC BY-SA 3.0), one after the other. The file of 11 MB is
+    downloaded once; a file ``mnist.npz`` in the cache is taken if it holds the same images and labels.
+
+    Parameters
+    ----------
+    n_digits
+        Number of images; fewer than all are drawn at random, always the same ones.
+    folder, progressbar
+        As in :func:`fetch_h5ad`.
+
+    Returns
+    -------
+    AnnData with the 28 x 28 pixels of each image in ``X``, from 0 (paper) to 1 (ink), and ``obs["digit"]``.
+
+    Raises
+    ------
+    ValueError
+        If ``n_digits`` is not between 1 and 70,000, or the file holds something else.
+    OSError
+        If the file cannot be had.
+    """
+    check_positive_int("n_digits", n_digits)
+    path = _cache(folder) / "mnist.npz"
+    if not path.exists():
+        _retrieve(MNIST_URL, MNIST_FILE_SHA256, path.name, path.parent, progressbar)
+    with np.load(path) as file:  # pickled objects are refused
+        parts = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
+    if hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest() != MNIST_SHA256:
+        raise ValueError(f"{path} does not hold the MNIST digits. Delete it to have it downloaded.")
+    images, labels = np.concatenate(parts[::2]), np.concatenate(parts[1::2])
+    if n_digits > len(images):
+        raise ValueError(f"`n_digits` must be at most {len(images):,}; got {n_digits:,}.")
+    rows = np.sort(np.random.default_rng(0).choice(len(images), n_digits, replace=False))
+    return ad.AnnData(
+        X=images[rows].reshape(n_digits, -1).astype(np.float32) / 255,
+        obs=pd.DataFrame({"digit": pd.Categorical(labels[rows].astype(str))}, index=[f"image {i}" for i in rows]),
+        var=pd.DataFrame(index=[f"pixel {row},{column}" for row in range(28) for column in range(28)]),
     )
-    return ad.read_h5ad(path)
 
 
 def census(

@@ -103,6 +103,11 @@ def make_report(
             "Components merge from the most overlapping to the least. A long stretch without a merge is a natural cut.",
         ),
         _figure(lambda: pl.components(adata, key), "Components of the mixture, their cells and their distances."),
+        _figure(
+            lambda: pl.separation(adata, key),
+            "Overlap of each pair of components, from 0 (disjoint) to 1 (the same). Dark squares are groups that the "
+            "embedding does not keep apart.",
+        ),
     ]
     if history:
         parts += [

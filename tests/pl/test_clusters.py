@@ -145,3 +145,68 @@ def test_confidence_names_the_missing_column(annotated):
     del annotated.obs[NAMES.confidence]
     with pytest.raises(KeyError, match=r"obs\['rmve_confidence'\].*annotate"):
         rmve.pl.confidence(annotated)
+
+
+def test_entropy_of_the_probabilities(annotated):
+    probabilities = annotated.obsm[NAMES.probabilities]
+    probabilities.iloc[:] = np.eye(probabilities.shape[1])[annotated.obs[NAMES.cluster].cat.codes]
+    probabilities.iloc[0] = 0.0
+    probabilities.iloc[0, :2] = 0.5
+    ax = rmve.pl.confidence(annotated, measure="entropy")
+    drawn = np.concatenate(
+        [np.asarray(cells.get_offsets())[:, 0] for cells in ax.collections if len(cells.get_offsets()) > 1]
+    )
+    assert len(drawn) == annotated.n_obs
+    assert drawn.max() == pytest.approx(np.log(2))
+    assert np.count_nonzero(drawn) == 1
+    shares = [text.get_text() for text in ax.texts]
+    assert shares.count("100%") == annotated.obs[NAMES.cluster].nunique() - 1
+    assert shares[-1] == "≤ 0.33"
+
+
+def test_confidence_of_another_measure(annotated):
+    with pytest.raises(ValueError, match="`measure` must be one of 'confidence', 'entropy'; got 'doubt'"):
+        rmve.pl.confidence(annotated, measure="doubt")
+
+
+# ----------------------------------------------------------------- separation
+
+
+def test_separation_is_that_of_the_model(trained, annotated):
+    table = annotated.uns[NAMES.uns]["components"]
+    ax = rmve.pl.separation(annotated)
+    drawn = ax.images[0].get_array()
+    assert drawn.shape == (table["active"].sum(),) * 2
+    assert np.isnan(drawn.filled(np.nan)).sum() == len(drawn)
+    np.testing.assert_allclose(drawn, drawn.T, rtol=1e-5)
+    nearest = np.exp(-table.loc[table["active"], "separation"].to_numpy())
+    np.testing.assert_allclose(sorted(np.nanmax(drawn.filled(np.nan), axis=1)), sorted(nearest), rtol=1e-4)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert [name.split(" ")[0] for name in sorted(names)] == sorted(table.loc[table["active"], "cluster"].astype(str))
+
+
+def test_separation_puts_close_components_side_by_side(annotated):
+    results = annotated.uns[NAMES.uns]
+    table = results["components"].iloc[[0, 0, 0, 0]].copy()
+    table.index, table["active"], table["cluster"] = list("0123"), True, list("0123")
+    table["n_cells"] = [40, 30, 20, 10]
+    means = np.zeros((4, 2))
+    means[:, 0] = [0.0, 50.0, 1.0, 51.0]
+    results |= {"components": table, "component_means": means, "component_variances": np.ones((4, 2))}
+    ax = rmve.pl.separation(annotated)
+    order = [label.get_text() for label in ax.get_xticklabels()]
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset("02"), frozenset("13")}
+    assert [text.get_text() for text in ax.texts] == [f"{np.exp(-1 / 8):.2f}"] * 4
+
+
+def test_separation_of_a_component_alone(annotated):
+    table = annotated.uns[NAMES.uns]["components"]
+    table["active"] = np.arange(len(table)) == 0
+    assert len(rmve.pl.separation(annotated).images[0].get_array()) == 1
+
+
+@pytest.mark.parametrize("part", ["component_means", "component_variances"])
+def test_separation_names_what_is_missing(annotated, part):
+    del annotated.uns[NAMES.uns][part]
+    with pytest.raises(KeyError, match=rf"uns\['rmve'\]\['{part}'\].*annotate"):
+        rmve.pl.separation(annotated)

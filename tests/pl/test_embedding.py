@@ -135,3 +135,30 @@ def test_one_dimension_is_too_few(annotated):
     annotated.obsm["X_line"] = np.zeros((annotated.n_obs, 1))
     with pytest.raises(ValueError, match="fewer than two columns"):
         rmve.pl.embedding(annotated, basis="line")
+
+
+def test_ellipses_hold_their_component(annotated):
+    """Of points drawn from a component, 86 % of the plane's are within two standard deviations."""
+    results = annotated.uns[NAMES.uns]
+    ax = rmve.pl.embedding(annotated, ellipses=True)
+    assert ax.get_xlabel().startswith("PC 1 of X_rmve")
+    table = results["components"]
+    rows = np.flatnonzero(table["active"])
+    shapes = [patch for patch in ax.patches if patch.get_linewidth() < 2]
+    assert len(shapes) == len(rows)
+    latent = np.asarray(annotated.obsm["X_rmve"], dtype=float)
+    drawn = np.asarray(ax.collections[0].get_offsets())[np.argsort(np.random.default_rng(0).permutation(len(latent)))]
+    plane = np.linalg.lstsq(latent - latent.mean(0), drawn, rcond=None)[0]
+    largest = rows[table["n_cells"].to_numpy()[rows].argmax()]
+    mean, variance = results["component_means"][largest], results["component_variances"][largest]
+    points = mean + np.sqrt(variance) * np.random.default_rng(1).normal(size=(5000, len(mean)))
+    on_plane = (points - latent.mean(0)) @ plane
+    inside = shapes[0].contains_points(ax.transData.transform(on_plane)).mean()
+    assert inside == pytest.approx(1 - np.exp(-2), abs=0.02)
+
+
+def test_ellipses_need_the_space_of_the_mixture(annotated):
+    annotated.obsm["X_umap"] = annotated.obsm["X_rmve"][:, :2]
+    with pytest.raises(ValueError, match="`basis='umap'` is not the space of the mixture"):
+        rmve.pl.embedding(annotated, basis="umap", ellipses=True)
+    assert rmve.pl.embedding(annotated, ellipses=True).get_xlabel().startswith("PC 1 of X_rmve")

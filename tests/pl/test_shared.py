@@ -21,6 +21,7 @@ FIGURES = {
     "components": rmve.pl.components,
     "confusion": lambda adata, **kwargs: rmve.pl.confusion(adata, "cell_type", **kwargs),
     "confidence": rmve.pl.confidence,
+    "separation": rmve.pl.separation,
     "merge_tree": rmve.pl.merge_tree,
 }
 

@@ -10,7 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import cluster_colors, despine, finish, new_axes, require
+from rmve.pl._figure import cluster_colors, despine, finish, new_axes, require, row_names
 
 
 def components(
@@ -88,12 +88,3 @@ def _draw_separation(axes: Axes, used: pd.DataFrame, colors: list[str]) -> None:
     beside.set(xlabel="distance to nearest (nats)", xlim=(0, 1.25 * distance[near].max()))
     beside.tick_params(left=False, labelleft=False)
     despine(beside, "top", "right")
-
-
-def row_names(clusters: pd.Series) -> list[str]:
-    """Name of the cluster, with the component where a cluster has several."""
-    several = clusters.duplicated(keep=False)
-    return [
-        f"{cluster} ({k})" if many else cluster
-        for k, cluster, many in zip(clusters.index, clusters, several, strict=True)
-    ]

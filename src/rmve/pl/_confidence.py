@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from scipy.special import entr
 
 from rmve._keys import DEFAULT_KEY, Written
+from rmve._validation import check_choice
 from rmve.pl._figure import despine, finish, new_axes, palette, require, require_column
 
 #: Confidence from which on a cell counts as sure in the figure.
 SURE = 0.9
+MEASURES = ("confidence", "entropy")
 
 
 def confidence(
     adata: AnnData,
     key: str = DEFAULT_KEY,
+    measure: Literal["confidence", "entropy"] = "confidence",
     ax: Axes | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Distribution of the probability of the assigned cluster, ``max q(y|x)``, in each cluster.
+    """How sure the cells of each cluster are: probability of the assigned cluster, or entropy of all probabilities.
 
     Parameters
     ----------
@@ -30,6 +35,9 @@ def confidence(
         Cells that :meth:`rmve.RMVE.annotate` wrote to.
     key
         Its ``key_added``.
+    measure
+        ``"confidence"``: ``max q(y|x)``; ``"entropy"`` of ``q(y|x)`` over the clusters, in nats: 0 for a cell that is
+        sure, 0.69 for one between two clusters, more for one between several.
     ax
         Axes to draw on; ``None`` makes a figure.
     show
@@ -40,17 +48,29 @@ def confidence(
     Returns
     -------
     The axes: a point for each cell, a circle at the median with a line from the first to the third quartile, and on
-    the right the share of cells with a confidence of at least 0.9.
+    the right the share of sure cells: those with a confidence of at least 0.9, or with at most the entropy of the
+    probabilities 0.9 and 0.1, which is 0.33.
 
     Raises
     ------
     KeyError
         If a key is missing.
+    ValueError
+        If there is no such measure.
     """
+    check_choice("measure", measure, MEASURES)
     names = Written(key)
     require(adata.obs, "obs", names.cluster, key)
     column = require_column(adata, names.cluster)
-    values = np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
+    if measure == "confidence":
+        values = np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
+        sure, threshold, label = values >= SURE, SURE, "confidence: max q(y|x)"
+        limits = (min(0.5, values.min()) - 0.02, 1.01)
+    else:
+        probabilities = np.asarray(require(adata.obsm, "obsm", names.probabilities, key), dtype=float)
+        values = entr(probabilities).sum(1)
+        threshold = float(entr([SURE, 1 - SURE]).sum())
+        sure, label, limits = values <= threshold, "entropy of q(y|x), nats", (-0.02, max(0.7, values.max()) + 0.02)
     categories, codes = column.cat.categories, column.cat.codes.to_numpy()
     colors = palette(adata, names.cluster, len(categories))
     present = [k for k in range(len(categories)) if (codes == k).any()]
@@ -68,17 +88,16 @@ def confidence(
         axes.text(
             1.02,
             row,
-            f"{(of_cluster >= SURE).mean():.0%}",
+            f"{sure[codes == k].mean():.0%}",
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=8,
         )
-    axes.axvline(SURE, color="0.8", linewidth=0.8, zorder=0)
+    axes.axvline(threshold, color="0.8", linewidth=0.8, zorder=0)
     axes.set(yticks=range(len(present)), yticklabels=[str(categories[k]) for k in present], ylabel=names.cluster)
-    axes.set(
-        ylim=(len(present) - 0.5, -0.5), xlim=(min(0.5, values.min()) - 0.02, 1.01), xlabel="confidence: max q(y|x)"
-    )
-    axes.text(1.02, 1.02, f"≥ {SURE:g}", transform=axes.transAxes, fontsize=8)
+    axes.set(ylim=(len(present) - 0.5, -0.5), xlim=limits, xlabel=label)
+    sign = "≥" if measure == "confidence" else "≤"
+    axes.text(1.02, 1.02, f"{sign} {threshold:.2g}", transform=axes.transAxes, fontsize=8)
     axes.tick_params(axis="y", length=0)
     despine(axes, "top", "right")
     return finish(axes, ax, show, save)

@@ -12,14 +12,28 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import GREY, despine, finish, new_axes, palette, require, require_column, write_names
+from rmve.pl._figure import (
+    GREY,
+    cluster_colors,
+    despine,
+    finish,
+    mixture_components,
+    new_axes,
+    palette,
+    require,
+    require_column,
+    write_names,
+)
 
 #: Opacity of a cell of confidence zero.
 MIN_ALPHA = 0.1
 #: Longest name, in characters, that is written onto the cells.
 MAX_NAME = 10
+#: Half axes of a component's ellipse, in standard deviations.
+N_SD = 2.0
 
 
 def embedding(
@@ -28,6 +42,7 @@ def embedding(
     basis: str | None = None,
     color: str | None = None,
     confidence: bool = False,
+    ellipses: bool = False,
     ax: Axes | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
@@ -50,6 +65,9 @@ def embedding(
         :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters.
     confidence
         Whether cells of an uncertain cluster are drawn paler.
+    ellipses
+        Whether the mixture's components in use are drawn, too: two standard deviations around their means, which
+        hold 86 % of a component's mass on the plane. For RMVE's own embedding only, which is then the default.
     ax
         Axes to draw on; ``None`` makes a figure.
     show
@@ -66,7 +84,7 @@ def embedding(
     KeyError
         If a key is missing.
     ValueError
-        If the basis has fewer than two columns.
+        If the basis has fewer than two columns, or is not RMVE's embedding although ``ellipses`` are asked for.
     """
     names = Written(key)
     if color is None:
@@ -74,7 +92,11 @@ def embedding(
         color = names.cluster
     column = require_column(adata, color)
     is_number = pd.api.types.is_float_dtype(adata.obs[color])
-    points, labels = _coordinates(adata, names, basis)
+    points, labels, plane = _coordinates(adata, names, names.latent if ellipses and basis is None else basis)
+    if ellipses and plane is None:
+        raise ValueError(
+            f"`basis={basis!r}` is not the space of the mixture, so its components have no shape there. Leave `basis` out."
+        )
     alpha = np.ones(adata.n_obs)
     if confidence:
         alpha = MIN_ALPHA + (1 - MIN_ALPHA) * np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
@@ -97,6 +119,8 @@ def embedding(
         linewidths=0,
         rasterized=True,
     )
+    if ellipses:
+        _draw_components(axes, adata, key, *plane)
     axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=color)
     despine(axes, "top", "right")
     if scale is not None:
@@ -118,8 +142,25 @@ def _color_scale(values: pd.Series) -> ScalarMappable:
     return ScalarMappable(limits, colormaps["viridis"].with_extremes(bad=GREY))
 
 
-def _coordinates(adata: AnnData, names: Written, basis: str | None) -> tuple[np.ndarray, tuple[str, str]]:
-    """Points, shape ``(n, 2)``, and what the axes are called."""
+def _draw_components(axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray) -> None:
+    """Ellipses of the components on a plane through ``origin``, spanned by the columns of ``directions``."""
+    table, means, variances = mixture_components(adata, key)
+    colors = cluster_colors(adata, Written(key).cluster)
+    for cluster, mean, variance in zip(table["cluster"].astype(str), means, variances, strict=True):
+        size, axis = np.linalg.eigh(directions.T @ (variance[:, None] * directions))
+        width, height = 2 * N_SD * np.sqrt(size)
+        angle = np.degrees(np.arctan2(*axis[::-1, 0]))
+        center, color = (mean - origin) @ directions, colors.get(cluster, GREY)
+        for width_of_line, of_line in ((3.0, "white"), (1.5, color)):
+            shape = Ellipse(center, width, height, angle=angle, fill=False, linewidth=width_of_line, edgecolor=of_line)
+            axes.add_patch(shape)
+    axes.autoscale_view()
+
+
+def _coordinates(
+    adata: AnnData, names: Written, basis: str | None
+) -> tuple[np.ndarray, tuple[str, str], tuple[np.ndarray, np.ndarray] | None]:
+    """Points, shape ``(n, 2)``, what the axes are called, and origin and directions of a plane of RMVE's embedding."""
     if basis is None:
         basis = "X_umap" if "X_umap" in adata.obsm else names.latent
     name = basis if basis in adata.obsm else f"X_{basis}"
@@ -135,14 +176,17 @@ def _coordinates(adata: AnnData, names: Written, basis: str | None) -> tuple[np.
         return _principal_components(points, name)
     stem = name.removeprefix("X_")
     stem = stem.upper() if stem in ("umap", "tsne", "pca") else stem
-    return points[:, :2], (f"{stem} 1", f"{stem} 2")
+    return points[:, :2], (f"{stem} 1", f"{stem} 2"), None
 
 
-def _principal_components(points: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, str]]:
-    centered = points - points.mean(0)
+def _principal_components(
+    points: np.ndarray, name: str
+) -> tuple[np.ndarray, tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    origin = points.mean(0)
+    centered = points - origin
     variance, directions = np.linalg.eigh(centered.T @ centered)
     directions = directions[:, :-3:-1]
     directions = directions * np.sign(directions[np.abs(directions).argmax(0), [0, 1]])
     share = 100 * variance[:-3:-1] / max(variance.sum(), np.finfo(float).tiny)
     first, second = (f"PC {i + 1} of {name} ({share[i]:.0f} %)" for i in range(2))
-    return centered @ directions, (first, second)
+    return centered @ directions, (first, second), (origin, directions)

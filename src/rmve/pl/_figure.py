@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from rmve._keys import DEFAULT_KEY
+from rmve._keys import DEFAULT_KEY, Written
 
 #: Resolution of saved bitmaps.
 DPI = 200
@@ -130,6 +130,39 @@ def finish(ax: Axes, given: Axes | None, show: bool | None, save: str | Path | N
     if show or (show is None and given is None and plt.isinteractive()):
         plt.show()
     return ax
+
+
+def mixture_components(adata: AnnData, key: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Table, means and variances of the components that hold training cells, the largest first.
+
+    Parameters
+    ----------
+    adata
+        Cells that ``annotate`` wrote to.
+    key
+        Its ``key_added``.
+
+    Raises
+    ------
+    KeyError
+        If they are missing.
+    """
+    names = Written(key)
+    entries = require(adata.uns, "uns", names.uns, key)
+    parts = ("components", "component_means", "component_variances")
+    table, means, variances = (require(entries, f"uns[{names.uns!r}]", part, key) for part in parts)
+    rows = np.flatnonzero(table["active"])
+    rows = rows[np.argsort(-table["n_cells"].to_numpy()[rows], kind="stable")]
+    return table.iloc[rows], means[rows], variances[rows]
+
+
+def row_names(clusters: pd.Series) -> list[str]:
+    """Name of the cluster, with the component where a cluster has several."""
+    several = clusters.duplicated(keep=False)
+    return [
+        f"{cluster} ({k})" if many else cluster
+        for k, cluster, many in zip(clusters.index, clusters, several, strict=True)
+    ]
 
 
 def despine(ax: Axes, *sides: str) -> None:
