@@ -43,7 +43,7 @@ def test_one_file_with_all_figures(annotated, model):
     page = make_report(annotated, labels_key="cell_type", history=model.history)
     tags = Reader(page).tags
     images = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(images) == 7
+    assert len(images) == 8
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "a"}
     assert not re.search(r"https?://|url\(|@import", page)

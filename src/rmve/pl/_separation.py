@@ -64,7 +64,7 @@ def separation(
     shared = np.exp(-distance[np.ix_(order, order)].astype(float))
     clusters = table["cluster"].astype(str).iloc[order]
     n, labels = len(order), row_names(clusters)
-    size = 1.8 + 0.34 * n
+    size = 1.8 + 0.34 * n + 0.08 * max(map(len, labels))  # names stand on both sides
     axes = new_axes(ax, (size + 1.0, size))
     image = axes.imshow(np.where(np.eye(n, dtype=bool), np.nan, shared), cmap="Blues", vmin=0.0, vmax=1.0)
     axes.set_facecolor("0.93")
