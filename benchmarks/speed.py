@@ -357,11 +357,15 @@ def main() -> None:
     """Run what is missing, write the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument(
+        "--only-table", action="store_true", help="run nothing, write the tables of the rows that are there"
+    )
     parser.add_argument("--devices", default="cpu,cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     prepare()
     jobs = []
-    for device, part in product(arguments.devices.split(","), arguments.parts.split(",")):
+    parts = [] if arguments.only_table else arguments.parts.split(",")
+    for device, part in product(arguments.devices.split(","), parts):
         values, methods = PARTS[part]
         for turn, value, method in product(range(ROUNDS[part]), values, methods):
             if not (device != "cpu" and method == "matrix products"):
