@@ -54,7 +54,7 @@ def test_the_list_is_complete():
     """The tests below see modules, functions, classes, methods, class methods and properties."""
     for name in (
         "rmve.training",
-        "rmve.model.default_epochs",
+        "rmve.defaults.default_epochs",
         "RMVE.train",
         "SetupMixin.setup_anndata",
         "AnnotateMixin.annotate",

@@ -15,7 +15,6 @@ from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
-from rmve.model import default_epochs
 from rmve.module import RMVEModule
 from rmve.objective import Objective
 from rmve.schedules import ramp
@@ -449,14 +448,6 @@ def test_a_given_start_says_how_many_components(cells, plan_options):
     model = RMVE(cells)
     data = plan_options(model, start=np.arange(cells.n_obs) % 4)["data"]
     assert model.module.n_components == data.start.shape[1] == 4
-
-
-def test_default_epochs():
-    """Fewer cells get more epochs, for enough steps and within limits; the number never rises with the cells."""
-    epochs = [default_epochs(n) for n in (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)]
-    assert epochs == [400, 400, 125, 30, 30, 12, 5]
-    assert default_epochs(1000, batch_size=512) == 400
-    assert default_epochs(1000, with_positions=True) == 188  # of 8 steps
 
 
 def test_objective_is_the_plain_bound_by_default():

@@ -22,47 +22,11 @@ from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
+from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
 from rmve.training import RMVETrainingPlan
-
-#: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
-#: others, so it is held for longer.
-FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
-
-
-#: Training of a model that learns positions, too.
-WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
-#: Least number of steps of a run without and with positions, as long as that takes no more than so many epochs.
-MIN_STEPS, MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS = 1000, 1500, 400
-
-
-def default_epochs(n_cells: int, batch_size: int = 128, with_positions: bool = False) -> int:
-    """Epochs of a run: 30 for up to 40,000 cells, fewer for more (down to 5), more where these are too few steps.
-
-    Networks that have seen too few mini-batches do not tell small clusters apart yet when the assignment is set free, and
-    lose them: a run has at least :data:`MIN_STEPS` of them (:data:`MIN_STEPS_WITH_POSITIONS` with positions), in at most
-    :data:`MAX_EPOCHS` epochs.
-
-    Parameters
-    ----------
-    n_cells
-        Number of cells.
-    batch_size
-        Cells in a mini-batch.
-    with_positions
-        Whether positions are learned.
-    """
-    n_batches = -(-n_cells // batch_size)
-    for_steps = -(-(MIN_STEPS_WITH_POSITIONS if with_positions else MIN_STEPS) // n_batches)
-    epochs = int(round(30 * np.clip(40_000 / n_cells, 1 / 6, 1)))
-    return max(epochs, min(for_steps, MAX_EPOCHS))
-
-
-def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
-    """Dropout of the input: 0.2 for counts, less for a panel of under 200 genes, of which each counts; else none."""
-    return min(0.2, n_genes / 1000) if gene_likelihood in COUNT_LIKELIHOODS else 0.0
 
 
 class RMVE(
@@ -118,7 +82,7 @@ class RMVE(
     encode_covariates
         Whether the encoder, too, is told batch and covariates.
     input_dropout
-        Dropout of the encoder's input; ``None``: see :func:`rmve.model.default_input_dropout`.
+        Dropout of the encoder's input; ``None``: see :func:`rmve.defaults.default_input_dropout`.
 
     Raises
     ------
@@ -225,7 +189,7 @@ class RMVE(
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
         load_sparse_tensor: bool = False,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         early_stopping: bool = False,
         datasplitter_kwargs: dict | None = None,
         plan_kwargs: dict | None = None,
@@ -240,7 +204,7 @@ class RMVE(
         Parameters
         ----------
         max_epochs
-            Passes over the data; ``None``: see :func:`rmve.model.default_epochs`. All warm-ups are fractions of it.
+            Passes over the data; ``None``: see :func:`rmve.defaults.default_epochs`. All warm-ups are fractions of it.
         accelerator, devices
             As in PyTorch Lightning.
         train_size, validation_size
@@ -248,7 +212,7 @@ class RMVE(
         shuffle_set_split, load_sparse_tensor, datasplitter_kwargs
             Passed to the data splitter.
         batch_size
-            Cells in a mini-batch.
+            Cells in a mini-batch; ``None``: see :func:`rmve.defaults.default_batch_size`.
         early_stopping
             Stop when the bound on the validation cells has not improved for a tenth of the run (and at least 5 epochs),
             once all warm-ups are over. ``early_stopping_patience`` and ``early_stopping_warmup_epochs`` change that.
@@ -292,6 +256,8 @@ class RMVE(
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("checkpoint_every", checkpoint_every)
+        if batch_size is None:
+            batch_size = default_batch_size(self.adata.n_obs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
         if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
             raise ValueError(

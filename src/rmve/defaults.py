@@ -1,0 +1,63 @@
+"""Values that follow from the data where the user gives none, and options of special kinds of runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+
+#: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
+#: others, so it is held for longer.
+FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
+#: Training of a model that learns positions, too.
+WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
+#: Least number of steps of a run without and with positions, as long as that takes no more than so many epochs.
+MIN_STEPS, MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS = 1000, 1500, 400
+#: Sizes of mini-batches, and the number of steps from which on a run takes the next one.
+BATCH_SIZES, MANY_STEPS = (128, 256, 512), 2000
+
+
+def _passes(n_cells: int) -> int:
+    """Epochs where these are enough steps."""
+    return int(round(30 * np.clip(40_000 / n_cells, 1 / 6, 1)))
+
+
+def default_batch_size(n_cells: int) -> int:
+    """Cells in a mini-batch: 128, 256 from 17,067 cells on, and 512 from 34,134 on.
+
+    A step of 512 cells takes about twice the time of one of 128. Runs of many steps can do with fewer of them: the
+    largest size is taken with which a run still has :data:`MANY_STEPS` of them, twice what it needs.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    """
+    enough = (size for size in reversed(BATCH_SIZES) if _passes(n_cells) * n_cells >= MANY_STEPS * size)
+    return next(enough, BATCH_SIZES[0])
+
+
+def default_epochs(n_cells: int, batch_size: int = BATCH_SIZES[0], with_positions: bool = False) -> int:
+    """Epochs of a run: 30 for up to 40,000 cells, fewer for more (down to 5), more where these are too few steps.
+
+    Networks that have seen too few mini-batches do not tell small clusters apart yet when the assignment is set free, and
+    lose them: a run has at least :data:`MIN_STEPS` of them (:data:`MIN_STEPS_WITH_POSITIONS` with positions), in at most
+    :data:`MAX_EPOCHS` epochs.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells.
+    batch_size
+        Cells in a mini-batch.
+    with_positions
+        Whether positions are learned.
+    """
+    n_batches = -(-n_cells // batch_size)
+    for_steps = -(-(MIN_STEPS_WITH_POSITIONS if with_positions else MIN_STEPS) // n_batches)
+    return max(_passes(n_cells), min(for_steps, MAX_EPOCHS))
+
+
+def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
+    """Dropout of the input: 0.2 for counts, less for a panel of under 200 genes, of which each counts; else none."""
+    return min(0.2, n_genes / 1000) if gene_likelihood in COUNT_LIKELIHOODS else 0.0
