@@ -31,12 +31,13 @@ FILES = {
 }
 
 
-#: Simulated counts of eight types, 3,000 cells and 1,000 genes; the options are those of ``rmve.datasets.simulate``.
+#: Simulated counts of eight types, 3,000 cells and 1,000 genes where not said otherwise; the options are those of ``rmve.datasets.simulate``.
 SCENARIOS = {
     "apart": {"separation": 10.0},
     "overlapping": {"separation": 8.0},
     "rare": {"separation": 10.0, "imbalance": 0.6},
     "shallow": {"separation": 10.0, "depth": 300.0},
+    "many": {"separation": 10.0, "imbalance": 0.6, "n_cells": 40_000},
     "same-mean": {"separation": 0.0, "shape_contrast": 1.0},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import torch
 from data import Dataset
 from peers import PEERS, QUIET, pca_embedding
@@ -23,13 +24,18 @@ def train_rmve(
     seed: int,
     plan_kwargs: dict | None = None,
     setup: dict | None = None,
+    batch_size: int | None = None,
+    random_start: bool = False,
     **model_kwargs,
 ) -> rmve.RMVE:
-    """One trained model; ``setup`` are options of ``setup_anndata``."""
+    """One trained model; ``setup`` are options of ``setup_anndata``, ``None`` of ``batch_size`` is the default."""
     rmve.RMVE.setup_anndata(adata, **(setup or {}))
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
-    model.train(plan_kwargs=plan_kwargs, **QUIET)
+    options = {} if batch_size is None else {"batch_size": batch_size}
+    if random_start:
+        options["start"] = np.random.default_rng(seed).integers(model.module.n_components, size=adata.n_obs)
+    model.train(plan_kwargs=plan_kwargs, **options, **QUIET)
     return model
 
 
@@ -93,6 +99,9 @@ PARTS = {
     "no Potts": {"plan_kwargs": {"potts": 0.0}},
     "view agreement": {"plan_kwargs": {"agreement": 1.0}},
     "factorized": {"posterior": "factorized"},
+    "random start": {"random_start": True},
+    "mini-batches of 128": {"batch_size": 128},
+    "mini-batches of 512": {"batch_size": 512},
     "VaDE": {"posterior": "factorized", "repulsion": None, "plan_kwargs": {"potts": 0.0}},
 }
 

@@ -32,7 +32,7 @@ from runs import measured, memory_gb, prepare, run_missing, to_markdown, version
 
 import rmve
 
-N_CELLS, N_GENES, DENSITY, N_TYPES, K = 8192, 2000, 0.11, 8, 20
+N_CELLS, N_GENES, DENSITY, N_TYPES, K, BATCH_SIZE = 8192, 2000, 0.11, 8, 20, 128
 #: Cells simulated one by one; larger data repeats them.
 MAX_SIMULATED = 50_000
 NETWORK = {"n_hidden": 128, "n_layers": 2, "n_latent": 10}
@@ -45,10 +45,20 @@ PARTS = {
     "genes": ([500, 2000, 5000, 20_000], ["rmve nb", "scvi nb"]),
     "cells": ([10_000, 100_000, 1_000_000], ["rmve nb", "scvi nb"]),
     "density": ([0.02, 0.05, 0.11, 0.3], ["rmve nb", "scvi nb"]),
+    "mini-batch": ([128, 256, 512, 1024], ["rmve nb", "scvi nb", "scvi zinb"]),
     "clusters": (["pbmc3k", "simulated"], ["rmve", "scvi + Leiden"]),
     "disk": ([1_000_000], ["rmve"]),
 }
-ROUNDS = {"training": 5, "components": 5, "genes": 2, "cells": 1, "density": 2, "clusters": 1, "disk": 1}
+ROUNDS = {
+    "training": 5,
+    "components": 5,
+    "genes": 2,
+    "cells": 1,
+    "density": 2,
+    "mini-batch": 3,
+    "clusters": 1,
+    "disk": 1,
+}
 
 
 @lru_cache(maxsize=2)
@@ -223,7 +233,7 @@ def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict
     row = {"part": part, "device": device, "method": method, "value": value, "round": turn}
     torch.manual_seed(turn)
     if method == "matrix products":
-        return [row | {"cells_per_second": 128 / matrix_products(N_GENES, 128)}]
+        return [row | {"cells_per_second": BATCH_SIZE / matrix_products(N_GENES, BATCH_SIZE)}]
     if part == "disk":
         return [row | run_from_disk(int(value))]
     if part == "clusters":
@@ -236,8 +246,9 @@ def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict
         size[name] = float(value) if name == "density" else int(value)
     adata = simulate(**size)
     n_components = int(value) if part == "components" else K
+    batch_size = int(value) if part == "mini-batch" else BATCH_SIZE
     with measured() as meter:
-        model, clock = trained(method, adata, device, n_components, 128)
+        model, clock = trained(method, adata, device, n_components, batch_size)
     row |= {"cells_per_second": clock.cells / clock.seconds, "peak_gb": meter.peak_gb}
     if part == "training":
         start = clock.now()
@@ -281,6 +292,20 @@ def scaling_table(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return table
 
 
+def batch_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cells per second for each size of mini-batch, relative to scVI with that size and with its default of 128."""
+    rows = rows.assign(value=rows["value"].astype(float))
+    wide = rows.pivot_table(index="round", columns=["method", "value"], values="cells_per_second")
+    table = pd.DataFrame({"mini-batch": [f"{size:g}" for size in wide["rmve nb"]]})
+    for method in wide.columns.levels[0]:
+        table[f"{method}, cells per second"] = wide[method].median().round().astype(int).to_numpy()
+    table["times scvi nb"] = (wide["rmve nb"] / wide["scvi nb"]).median().round(2).to_numpy()
+    for peer in ("scvi nb", "scvi zinb"):
+        ratio = wide["rmve nb"].div(wide[peer, float(BATCH_SIZE)], axis=0)
+        table[f"times {peer} at {BATCH_SIZE}"] = ratio.median().round(2).to_numpy()
+    return table
+
+
 def clusters_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds from counts to clusters, and relative to scVI with Leiden on the same data."""
     peer = rows[rows["method"] == "scvi + Leiden"].set_index("value")["seconds"]
@@ -313,6 +338,8 @@ def summarize(rows: pd.DataFrame) -> str:
         text.append(f"**{part.capitalize()}, {device}**")
         if part == "training":
             text.append(to_markdown(training_table(group)))
+        elif part == "mini-batch":
+            text.append(to_markdown(batch_table(group)))
         elif part == "clusters":
             text.append(to_markdown(clusters_table(group)))
         elif part == "disk":
@@ -324,7 +351,7 @@ def summarize(rows: pd.DataFrame) -> str:
 
 def draw(rows: pd.DataFrame) -> None:
     """Throughput against what is varied, on logarithmic axes."""
-    parts = [part for part in ("components", "genes", "cells", "density") if part in set(rows["part"])]
+    parts = [part for part in ("components", "genes", "cells", "density", "mini-batch") if part in set(rows["part"])]
     if not parts:
         return
     figure, axes = plt.subplots(1, len(parts), figsize=(3.1 * len(parts), 3.0), layout="constrained", squeeze=False)
