@@ -46,8 +46,8 @@ PARTS = {
     "cells": ([10_000, 100_000, 1_000_000], ["rmve nb", "scvi nb"]),
     "density": ([0.02, 0.05, 0.11, 0.3], ["rmve nb", "scvi nb"]),
     "mini-batch": ([128, 256, 512, 1024], ["rmve nb", "scvi nb", "scvi zinb"]),
-    "clusters": (["pbmc3k", "simulated"], ["rmve", "scvi + Leiden"]),
-    "disk": ([1_000_000], ["rmve"]),
+    "clusters": (["pbmc3k", "kang"], ["rmve", "scvi + Leiden"]),
+    "disk": ([100_000, 1_000_000], ["rmve"]),
 }
 ROUNDS = {
     "training": 5,
@@ -237,7 +237,7 @@ def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict
     if part == "disk":
         return [row | run_from_disk(int(value))]
     if part == "clusters":
-        adata = simulate(10_000, N_GENES, DENSITY).copy() if value == "simulated" else load(value).adata
+        adata = load(value).adata
         adata.obsp.clear()
         return [row | {"cells": adata.n_obs} | time_to_clusters(method, adata, device)]
     size = {"n_cells": N_CELLS, "n_genes": N_GENES, "density": DENSITY}

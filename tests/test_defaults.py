@@ -40,6 +40,7 @@ def test_batch_size_of_a_run(given, taken, cells, monkeypatch):
 
 
 def test_default_input_dropout():
-    """A fifth of many genes, less of a panel, nothing of other data than counts."""
+    """A fifth of many genes, less of a panel, nothing where zeros are rare, nor of other data than counts."""
     assert [default_input_dropout("nb", n) for n in (33, 100, 200, 5000)] == [0.033, 0.1, 0.2, 0.2]
+    assert [default_input_dropout("nb", 5000, zeros) for zeros in (0.0, 0.3, 0.4, 1.0)] == [0.0, 0.0, 0.2, 0.2]
     assert default_input_dropout("normal", 5000) == 0.0

@@ -60,6 +60,12 @@ def test_row_sums(matrix, counts):
     np.testing.assert_allclose(sums, counts.sum(1))
 
 
+def test_share_of_zeros(matrix, counts):
+    """Of the first cells, however the matrix is stored."""
+    assert init.share_of_zeros(matrix) == pytest.approx((counts == 0).mean())
+    assert init.share_of_zeros(matrix, max_cells=7) == pytest.approx((counts[:7] == 0).mean())
+
+
 def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
     """Statistics do not depend on how the matrix is stored, nor on the blocks it is read in."""
     whole = init.input_statistics(counts, "nb")

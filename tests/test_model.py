@@ -235,11 +235,18 @@ def test_backed_data(make_cells, from_csr, fit, tmp_path, as_dense):
     backed.file.close()
 
 
-def test_input_dropout(cells):
-    """The dropout of the encoder's input is an option of the model."""
+def test_input_dropout(cells, tmp_path):
+    """The dropout of the encoder's input is an option of the model; the default depends on the data, and is kept."""
+    sparse = cells.copy()
+    sparse.X = sparse.X.multiply(np.arange(60) % 2).tocsr()  # of 60 genes, half are zeros
+    RMVE.setup_anndata(sparse)
     RMVE.setup_anndata(cells)
-    assert RMVE(cells, n_components=3).module.input_dropout.p == 0.06  # 60 genes
-    assert RMVE(cells, n_components=3, input_dropout=0.0).module.input_dropout.p == 0.0
+    model = RMVE(sparse, n_components=3)
+    assert model.module.input_dropout.p == 0.06
+    assert RMVE(cells, n_components=3).module.input_dropout.p == 0.0
+    assert RMVE(cells, n_components=3, input_dropout=0.1).module.input_dropout.p == 0.1
+    model.save(tmp_path / "model")
+    assert RMVE.load(tmp_path / "model", adata=cells).module.input_dropout.p == 0.06
 
 
 # ------------------------------------------------------------------- training

@@ -15,6 +15,8 @@ WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
 MIN_STEPS, MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS = 1000, 1500, 400
 #: Sizes of mini-batches, and the number of steps from which on a run takes the next one.
 BATCH_SIZES, MANY_STEPS = (128, 256, 512), 2000
+#: Largest dropout of the input, and the share of zeros from which on there is any.
+MAX_INPUT_DROPOUT, MANY_ZEROS = 0.2, 1 / 3
 
 
 def _passes(n_cells: int) -> int:
@@ -58,6 +60,21 @@ def default_epochs(n_cells: int, batch_size: int = BATCH_SIZES[0], with_position
     return max(_passes(n_cells), min(for_steps, MAX_EPOCHS))
 
 
-def default_input_dropout(gene_likelihood: str, n_genes: int) -> float:
-    """Dropout of the input: 0.2 for counts, less for a panel of under 200 genes, of which each counts; else none."""
-    return min(0.2, n_genes / 1000) if gene_likelihood in COUNT_LIKELIHOODS else 0.0
+def default_input_dropout(gene_likelihood: str, n_genes: int, zeros: float = 1.0) -> float:
+    """Dropout of the input of counts: 0.2, less for a panel of under 200 genes, none where less than a third are zeros.
+
+    A dropped count is taken for a zero, which is far from any count where there are hardly any. In a panel each gene
+    counts. Other values are not dropped.
+
+    Parameters
+    ----------
+    gene_likelihood
+        As in :class:`rmve.RMVE`.
+    n_genes
+        Number of genes.
+    zeros
+        Share of zeros among the counts.
+    """
+    if gene_likelihood not in COUNT_LIKELIHOODS or zeros < MANY_ZEROS:
+        return 0.0
+    return min(MAX_INPUT_DROPOUT, n_genes / 1000)

@@ -69,6 +69,20 @@ def row_sums(x) -> np.ndarray:
     return np.concatenate([np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in blocks])
 
 
+def share_of_zeros(x, max_cells: int = 2000) -> float:
+    """Share of zeros among the values of the first cells.
+
+    Parameters
+    ----------
+    x
+        Data in memory or on disk, shape ``(n, G)``.
+    max_cells
+        Number of cells that are looked at.
+    """
+    blocks = row_chunks(x, np.arange(min(x.shape[0], max_cells)))
+    return 1.0 - float(np.mean(np.concatenate([(block != 0).mean(1) for block in blocks])))
+
+
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:
     """``log1p`` of counts scaled to a common total, as the encoder sees them before standardisation."""
     return np.log1p(counts * (target_sum / size_factor[:, None]).astype(np.float32))

@@ -23,6 +23,7 @@ from rmve._stability_mixin import StabilityMixin
 from rmve._start import StartMixin
 from rmve.dataloading import IndexedDataSplitter
 from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
+from rmve.initialization import share_of_zeros
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
@@ -146,6 +147,9 @@ class RMVE(
         if adata is not None:
             check.check_values(adata, self._setup_arg("layer"), gene_likelihood)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
+        if input_dropout is None:
+            zeros = 1.0 if adata is None else share_of_zeros(check.get_matrix(adata, self._setup_arg("layer")))
+            input_dropout = default_input_dropout(gene_likelihood, self.summary_stats.n_vars, zeros)
         categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
         self.module = self._module_cls(
             n_input=self.summary_stats.n_vars,
@@ -154,11 +158,7 @@ class RMVE(
             n_hidden=n_hidden,
             n_layers=n_layers,
             dropout_rate=dropout_rate,
-            input_dropout=(
-                default_input_dropout(gene_likelihood, self.summary_stats.n_vars)
-                if input_dropout is None
-                else input_dropout
-            ),
+            input_dropout=input_dropout,
             gene_likelihood=gene_likelihood,
             posterior=posterior,
             repulsion=repulsion,
