@@ -51,11 +51,11 @@ def quiet():
 @pytest.fixture(autouse=True)
 def keeps_ctrl_c():
     """No test may leave another handler of Ctrl-C behind: the next one could not be interrupted."""
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background start with it ignored
     yield
     after = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, before)
-    assert after is before
+    assert after is signal.default_int_handler
 
 
 @pytest.fixture(scope="session")

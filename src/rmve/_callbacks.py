@@ -71,6 +71,8 @@ class SafeStop(Callback):
             early.warmup_epochs = max(0, epochs // (trainer.check_val_every_n_epoch or 1))
         if threading.current_thread() is not threading.main_thread():
             return  # signals are the main thread's
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+            return  # a job in the background ignores Ctrl-C; what is not Python's could not be put back
 
         def stop(*_) -> None:
             self.interrupted = trainer.should_stop = True
