@@ -31,7 +31,8 @@ FILES = {
 }
 
 
-#: Simulated counts of eight types, 3,000 cells and 1,000 genes where not said otherwise; the options are those of ``rmve.datasets.simulate``.
+#: Simulated counts of eight types, 3,000 cells and 1,000 genes where not said otherwise; the options are those of
+#: ``rmve.datasets.simulate``.
 SCENARIOS = {
     "apart": {"separation": 10.0},
     "overlapping": {"separation": 8.0},
