@@ -32,10 +32,8 @@ def train_rmve(
     rmve.RMVE.setup_anndata(adata, **(setup or {}))
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
-    options = {} if batch_size is None else {"batch_size": batch_size}
-    if random_start:
-        options["start"] = np.random.default_rng(seed).integers(model.module.n_components, size=adata.n_obs)
-    model.train(plan_kwargs=plan_kwargs, **options, **QUIET)
+    start = np.random.default_rng(seed).integers(model.module.n_components, size=adata.n_obs) if random_start else None
+    model.train(plan_kwargs=plan_kwargs, batch_size=batch_size, start=start, **QUIET)
     return model
 
 

@@ -27,8 +27,8 @@ def _passes(n_cells: int) -> int:
 def default_batch_size(n_cells: int) -> int:
     """Cells in a mini-batch: 128, 256 from 17,067 cells on, and 512 from 34,134 on.
 
-    A step of 512 cells takes about twice the time of one of 128. Runs of many steps can do with fewer of them: the
-    largest size is taken with which a run still has :data:`MANY_STEPS` of them, twice what it needs.
+    A step of 512 cells takes a little more than twice the time of one of 128. Runs of many steps can do with fewer of
+    them: the largest size is taken with which a run still has :data:`MANY_STEPS` of them, twice what it needs.
 
     Parameters
     ----------

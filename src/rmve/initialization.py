@@ -79,8 +79,9 @@ def share_of_zeros(x, max_cells: int = 2000) -> float:
     max_cells
         Number of cells that are looked at.
     """
-    blocks = row_chunks(x, np.arange(min(x.shape[0], max_cells)))
-    return 1.0 - float(np.mean(np.concatenate([(block != 0).mean(1) for block in blocks])))
+    n_cells = min(x.shape[0], max_cells)
+    n_nonzero = sum(int((block != 0).sum()) for block in stored_chunks(x, np.arange(n_cells)))
+    return 1.0 - n_nonzero / (n_cells * x.shape[1])
 
 
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:

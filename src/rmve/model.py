@@ -148,7 +148,8 @@ class RMVE(
             check.check_values(adata, self._setup_arg("layer"), gene_likelihood)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
         if input_dropout is None:
-            zeros = 1.0 if adata is None else share_of_zeros(check.get_matrix(adata, self._setup_arg("layer")))
+            counts = adata is not None and gene_likelihood in COUNT_LIKELIHOODS
+            zeros = share_of_zeros(check.get_matrix(adata, self._setup_arg("layer"))) if counts else 1.0
             input_dropout = default_input_dropout(gene_likelihood, self.summary_stats.n_vars, zeros)
         categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
         self.module = self._module_cls(
