@@ -37,12 +37,12 @@ NOTES = (
 Embedded = tuple[np.ndarray, dict[str, Clusters]]
 
 
-def run_rmve(dataset: Dataset, seed: int, shared: Path) -> Embedded:
-    """RMVE with its defaults; the embedding is that of the run with K unknown."""
+def run_rmve(dataset: Dataset, seed: int, shared: Path, **model_kwargs) -> Embedded:
+    """RMVE with its defaults, or other ones; the embedding is that of the run with K unknown."""
     clusters = {}
     for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
         with measured() as cost:
-            model = train_rmve(dataset.adata, n_components, seed, setup={"batch_key": BATCH_KEY})
+            model = train_rmve(dataset.adata, n_components, seed, setup={"batch_key": BATCH_KEY}, **model_kwargs)
         clusters[name] = read_off(model, cost)
     return model.get_latent_representation(), clusters
 
@@ -73,6 +73,7 @@ def embedding_method(name: str, embed: Callable[[ad.AnnData, int], np.ndarray]) 
 
 METHODS: dict[str, Callable[[Dataset, int, Path], Embedded]] = {
     "rmve": run_rmve,
+    "rmve (encoder told)": partial(run_rmve, encode_covariates=True),
     "scvi": embedding_method("scvi-batch", partial(scvi_embedding, batch_key=BATCH_KEY)),
     "harmony": embedding_method("harmony", harmony_embedding),
     "pca": embedding_method("pca", pca_embedding),
