@@ -1,6 +1,7 @@
 """Batches: do cells of one type come together, and stay apart from others, when batches are told to the method?
 
     python benchmarks/batches.py --data kang,scmix,starmap --methods rmve,scvi,harmony,pca --seeds 0,1,2
+    python benchmarks/batches.py --data kang --methods "rmve (encoder told)" --seeds 0,1,2
 
 Biology is scored on clusters (ARI, NMI) and on the embedding (cell-type silhouette, cLISI); mixing on the embedding
 (iLISI, kBET within types, batch silhouette). All but ARI and NMI of clusters come from scib-metrics and are scaled so
