@@ -1,6 +1,8 @@
 """Where was the cell? One linear map from RMVE's latent space against regressions from genes and embeddings.
 
     python benchmarks/spatial.py --data bdtnp,osmfish,starmap,gtex,mob --schemes folds,blocks --seeds 0,1,2
+    python benchmarks/spatial.py --data gtex --schemes folds --methods "rmve weight 200" --seeds 0,1,2,4
+    python benchmarks/spatial.py --data bdtnp,osmfish,starmap --schemes folds --methods "rmve weight 200" --seeds 0
 
 Every fold leaves out cells altogether, expression and position: ``folds`` leaves out a random fifth, ``blocks`` a fifth
 of the tissue's regions (k-means on the positions), so that no neighbour of a cell is known. RMVE and the regressions see
