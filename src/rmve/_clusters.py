@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from torch import Tensor
 from torch.utils.data import default_convert
 
 from rmve import components
+from rmve._keys import TARGET_KEY
 from rmve._validation import check_positive_int, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.levels import MergeTree, joint_of_halves, merge_tree
 from rmve.maths.gaussians import between_components, bhattacharyya
+from rmve.predictive import split_batch
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024
 #: Latent points whose density under each component is computed at once.
 MIXTURE_BATCH = 65_536
+#: Random splits of each cell that the levels are found from, and most cells that are split.
+N_SPLITS, MAX_SPLIT_CELLS = 4, 20_000
 
 
 class ClustersMixin:
@@ -32,22 +40,31 @@ class ClustersMixin:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``q(y|x)`` over components, shape ``(n, K)``, and the latent mean, shape ``(n, d)``, in one pass."""
         adata = self._validate_anndata(adata)
+        wanted = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[indices]
+        probabilities = np.empty((len(wanted), self.module.n_components), dtype=np.float32)
+        latent = np.empty((len(wanted), self.module.n_latent), dtype=np.float32)
+        for at, tensors in self._batches(adata, wanted, batch_size):
+            probabilities[at], latent[at] = self._encode(tensors)
+        return probabilities, latent
+
+    def _batches(
+        self, adata: AnnData, wanted: np.ndarray, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """Mini-batches of the rows ``wanted``, each with its places among them; backed data is read in order."""
         # Apple's GPUs lack the sparse product
         as_counts = self.gene_likelihood in COUNT_LIKELIHOODS and self.device.type != "mps"
         cells = IndexedDataset(self.get_anndata_manager(adata, required=True), as_counts)
-        wanted = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[indices]
-        n, order, size = len(wanted), np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH
-        probabilities = np.empty((n, self.module.n_components), dtype=np.float32)
-        latent = np.empty((n, self.module.n_latent), dtype=np.float32)
-        for at in (order[start : start + size] for start in range(0, n, size)):  # in order: backed data is read once
-            tensors = default_convert(cells[wanted[at]])
-            inputs = self.module._get_inference_input(tensors)
-            inputs = {k: v if v is None else v.to(self.device) for k, v in inputs.items()}
-            outputs = self.module.encode(**inputs)
-            q = outputs["log_q"].exp()
-            probabilities[at] = q.cpu()
-            latent[at] = (q[..., None] * outputs["z_mean"]).sum(1).cpu()
-        return probabilities, latent
+        order, size = np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH
+        for at in (order[start : start + size] for start in range(0, len(wanted), size)):
+            yield at, default_convert(cells[wanted[at]])
+
+    def _encode(self, tensors: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+        """``q(y|x)`` and the latent mean of a mini-batch."""
+        inputs = self.module._get_inference_input(tensors)
+        inputs = {k: v if v is None else v.to(self.device) for k, v in inputs.items()}
+        outputs = self.module.encode(**inputs)
+        q = outputs["log_q"].exp()
+        return q.cpu().numpy(), (q[..., None] * outputs["z_mean"]).sum(1).cpu().numpy()
 
     # -------------------------------------------------------------- clusters
 
@@ -198,105 +215,142 @@ class ClustersMixin:
             index=pd.RangeIndex(len(n_cells)).astype(str),
         )
 
+    # ---------------------------------------------------------------- levels
+
+    @torch.inference_mode()
+    def _find_levels(self, assignment: np.ndarray, latent: np.ndarray) -> MergeTree:
+        """Tree of the components on the training data, from their posterior.
+
+        The two halves of a cell's molecules are assigned on their own. Data without molecules have two opinions of a
+        cell instead: ``q(y|x)`` and ``p(y|z)``.
+        """
+        if self.gene_likelihood in COUNT_LIKELIHOODS:
+            joint = self._joint_of_halves()
+        else:
+            mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
+            r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
+            joint = joint_of_halves(assignment, r.numpy())
+        return merge_tree(joint, assignment.argmax(1), latent, n_known=len(self.label_names_))
+
+    def _joint_of_halves(self) -> np.ndarray:
+        """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits."""
+        rows = np.arange(self.adata.n_obs)
+        if len(rows) > MAX_SPLIT_CELLS:
+            rows = np.sort(np.random.default_rng(0).choice(len(rows), MAX_SPLIT_CELLS, replace=False))
+        joint = np.zeros((self.module.n_components,) * 2)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a model has one tree, whenever it is asked for
+            for _, tensors in self._batches(self.adata, rows):
+                for _ in range(N_SPLITS):
+                    halves = split_batch(tensors, "binomial")
+                    first, _ = self._encode(halves)
+                    second, _ = self._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
+                    joint += joint_of_halves(first, second)
+        return joint
+
+    @property
+    def tree(self) -> MergeTree:
+        """Merges of the components; made at the end of training, and from a checkpoint when it is asked for.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained()
+        if self.tree_ is None:
+            self.tree_ = self._find_levels(*self._posterior())
+        return self.tree_
+
     def get_merge_tree(self) -> pd.DataFrame:
-        """All merges from the active components down to one cluster, the most overlapping first.
+        """All merges from the components that hold cells down to one cluster.
 
         Returns
         -------
         Data frame with a row for each merge: ``kept`` and ``merged`` (components; the union is called ``kept``),
-        ``overlap`` (share of the smaller one's cells that the mixture would give to the other, and back), ``distance``
-        (increase of the within-cluster sum of squares per cell) and ``n_clusters`` (left after it).
+        ``confusion`` (how often the two halves of a cell's molecules fall into the two clusters, relative to the halves
+        of different cells: 1 for one population, 0 for clusters that share no cell), ``distance`` (increase of the
+        within-cluster sum of squares per cell) and ``n_clusters`` (left after it).
         """
-        self._check_if_trained()
-        tree = self._merge_tree(*self._posterior())
-        frame = pd.DataFrame(tree, columns=["kept", "merged", "overlap", "distance"])
-        frame = frame.astype({"kept": int, "merged": int})
-        frame["n_clusters"] = np.arange(len(frame), 0, -1)
-        return frame
+        tree = self.tree
+        columns = {name: getattr(tree, name) for name in ("kept", "merged", "confusion", "distance")}
+        return pd.DataFrame(columns | {"n_clusters": np.arange(tree.n_finest - 1, tree.n_coarsest - 1, -1)})
 
     def get_resolutions(self) -> pd.DataFrame:
-        """Every number of clusters that merging can give, and what tells the clusters apart there.
+        """The nested levels of the clustering, from the finest to one cluster.
 
         Returns
         -------
-        Data frame with a row for each cut of :meth:`get_merge_tree`, from the active components down to one cluster:
+        Data frame with a row for each level:
 
-        - ``n_clusters``: clusters after the cut;
+        - ``n_clusters``: clusters of the level;
         - ``kept``, ``merged``: components whose merge led there (-1 in the first row: none);
-        - ``overlap``, ``distance``: of that merge, as in :meth:`get_merge_tree` (NaN in the first row);
-        - ``separation``: least Bhattacharyya distance, in nats, between active components of different clusters
-          (infinite for one cluster);
-        - ``in_use``: whether these are the model's clusters now (in no row, if they are not a cut of the tree);
-        - ``recommended``: the finest clusters that do not overlap, those of ``merge_components("auto")``; with labels,
-          the active components.
+        - ``confusion``, ``distance``: of that merge, as in :meth:`get_merge_tree` (NaN in the first row);
+        - ``separation``: least Bhattacharyya distance, in nats, between components of different clusters (infinite for
+          one cluster);
+        - ``in_use``: whether these are the model's clusters now;
+        - ``recommended``: the default level, the finest one whose clusters are different populations
+          (:data:`rmve.levels.MIN_CONFUSION`).
 
         Notes
         -----
-        The recommendation rests on this one run. :meth:`RMVE.stability` says which of the numbers other runs agree
-        on.
+        The recommendation rests on this one run. :meth:`RMVE.stability` says which levels other runs agree on.
         """
-        self._check_if_trained()
-        return self._resolution_table(*self._posterior())
-
-    def _resolution_table(self, assignment: np.ndarray, latent: np.ndarray) -> pd.DataFrame:
-        tree = self._merge_tree(assignment, latent)
-        n_components = assignment.shape[1]
-        active = np.bincount(assignment.argmax(1), minlength=n_components) > 0
-        in_use = np.asarray(self.component_cluster_)[active]
-        cuts = [components.cut_tree(tree, n_components, n_merges)[active] for n_merges in range(len(tree) + 1)]
-        first = np.array([[-1, -1, np.nan, np.nan]])
-        table = pd.DataFrame(np.concatenate([first, tree]), columns=["kept", "merged", "overlap", "distance"])
-        table = table.astype({"kept": int, "merged": int})
-        table.insert(0, "n_clusters", np.arange(len(cuts), 0, -1))
-        table["separation"] = components.separation_after(tree, self._separations(), active)
-        table["in_use"] = [components.same_partition(cut, in_use) for cut in cuts]
-        n_merges = 0 if self.label_names_ else components.n_overlapping_merges(tree)
-        table["recommended"] = np.arange(len(cuts)) == n_merges
+        tree = self.tree
+        in_use = np.asarray(self.component_cluster_)[tree.active]
+        numbers = range(tree.n_finest, tree.n_coarsest - 1, -1)
+        table = pd.DataFrame({"n_clusters": numbers})
+        for name, first in (("kept", -1), ("merged", -1), ("confusion", np.nan), ("distance", np.nan)):
+            table[name] = np.concatenate([[first], getattr(tree, name)])
+        table["separation"] = components.separation_at_levels(tree, self._separations())
+        table["in_use"] = [components.same_partition(tree.cut(number)[tree.active], in_use) for number in numbers]
+        table["recommended"] = table["n_clusters"] == tree.n_default
         table.index = table.index.astype(str)
         return table
 
-    @torch.inference_mode()
-    def _merge_tree(self, assignment: np.ndarray, latent: np.ndarray) -> np.ndarray:
-        mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
-        r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
-        return components.merge_tree(assignment.argmax(1), r.numpy(), latent)
-
     def merge_components(self, n_clusters: int | Literal["auto"] | None = None) -> pd.Series:
-        """Make coarser clusters by merging overlapping components, without retraining.
+        """Choose the level of the clusters, finer or coarser, without retraining.
 
         Parameters
         ----------
         n_clusters
-            Clusters to keep; ``"auto"`` merges while two overlap by at least
-            :data:`rmve.components.MIN_OVERLAP`; ``None`` undoes all merges.
+            Number of clusters, from 1 to that of the finest level; ``"auto"`` is the default level, ``None`` the finest.
 
         Returns
         -------
-        The new cluster of each cell of the training data, which :meth:`predict` and ``annotate`` also use
-        from then on.
+        The cluster of each cell of the training data, which :meth:`predict` and ``annotate`` also use from then on.
 
         Raises
         ------
         ValueError
-            If there are fewer active components than ``n_clusters``.
+            If there is no level with ``n_clusters``.
         """
         self._check_if_trained()
-        if n_clusters not in (None, "auto"):
-            check_positive_int("n_clusters", n_clusters)
-        return self._merge(n_clusters)
-
-    def _merge(self, n_clusters: int | str | None, at_most: bool = False) -> pd.Series:
-        """:meth:`merge_components`; with ``at_most``, fewer active components than ``n_clusters`` are no error."""
-        assignment, latent = self._posterior()
-        tree = self._merge_tree(assignment, latent)
-        n_active = len(tree) + 1
+        tree = self.tree
         if n_clusters is None:
-            n_merges = 0
+            n_clusters = tree.n_finest
         elif n_clusters == "auto":
-            n_merges = components.n_overlapping_merges(tree)
-        elif n_clusters > n_active and not at_most:
-            raise ValueError(f"`n_clusters={n_clusters}` is more than the {n_active} components that hold cells.")
+            n_clusters = tree.n_default
         else:
-            n_merges = max(n_active - n_clusters, 0)
-        self.number_clusters(components.cut_tree(tree, self.module.n_components, n_merges), assignment)
+            check_positive_int("n_clusters", n_clusters)
+            if n_clusters > tree.n_finest:
+                raise ValueError(
+                    f"`n_clusters={n_clusters}` is more than the {tree.n_finest} clusters of the finest level. Train with "
+                    f"`n_components={n_clusters}`, or divide clusters with `model.subcluster()`."
+                )
+        assignment, _ = self._posterior()
+        self.number_clusters(tree.cut(n_clusters), assignment)
         return self._hard_labels(assignment, self.adata.obs_names)
+
+    def _choose_level(self) -> None:
+        """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
+        assignment, latent = self._posterior()
+        self.tree_ = tree = self._find_levels(assignment, latent)
+        n_clusters = self.n_clusters_wanted_ or tree.n_default
+        if n_clusters > tree.n_finest:
+            warnings.warn(
+                f"`n_components={n_clusters}` clusters were asked for, and the cells support {tree.n_finest}. Lower "
+                "`plan_kwargs={'repulsion': ...}` for finer clusters.",
+                stacklevel=2,
+            )
+        self.number_clusters(tree.cut(min(max(n_clusters, tree.n_coarsest), tree.n_finest)), assignment)

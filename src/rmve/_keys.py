@@ -10,6 +10,8 @@ DEFAULT_KEY = "rmve"
 #: Keys of the tensors in a mini-batch beyond scvi-tools' ``REGISTRY_KEYS``.
 SPATIAL_KEY = "spatial"
 INDEX_KEY = "ind_x"
+#: Part of a cell that the decoder is scored on, where the encoder reads another.
+TARGET_KEY = "target"
 
 
 @dataclass(frozen=True)

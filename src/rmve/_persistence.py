@@ -15,6 +15,7 @@ from scvi.model.base import ArchesMixin
 from rmve import _validation as check
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY, parse_device_args
 from rmve._serialization import not_a_model, read_model, write_model
+from rmve.levels import MergeTree
 from rmve.spatial import SpatialMap
 
 ADATA_FILE = "adata.h5ad"
@@ -160,6 +161,7 @@ class PersistenceMixin:
             "init_params": self.init_params_["non_kwargs"],
             "registry": self.registry_,
             "attributes": {name: getattr(self, name) for name in SAVED} | attributes,
+            "merge_tree": None if self.tree_ is None else self.tree_.to_dict(),
             "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
         }
 
@@ -205,6 +207,7 @@ class PersistenceMixin:
             registry, attributes = document["registry"], {name: document["attributes"][name] for name in SAVED}
             saved_class, setup_args = registry[MODEL_NAME_KEY], registry[SETUP_ARGS_KEY]
             init_params, spatial_map = document["init_params"], document["spatial_map"]
+            merge_tree = document["merge_tree"]
         except (KeyError, TypeError) as error:
             raise not_a_model(folder, error) from error
         unknown = (
@@ -236,6 +239,13 @@ class PersistenceMixin:
             model.module.load_state_dict(state_dict)
         except RuntimeError as error:
             raise not_a_model(folder, error) from error
+        if merge_tree is not None:
+            try:
+                model.tree_ = MergeTree.from_dict(merge_tree)
+            except ValueError as error:
+                raise not_a_model(folder, error) from error
+            if model.tree_.n_components != model.module.n_components:
+                raise not_a_model(folder, "its merge tree does not fit its components")
         clusters = model.component_cluster_
         if len(clusters) != model.module.n_components or set(clusters) != set(range(len(model.cluster_names_))):
             raise not_a_model(folder, "its clusters do not fit its components")

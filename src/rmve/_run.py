@@ -94,11 +94,7 @@ class RunMixin:
         """Merge and number the clusters on the training data, and fit the map to positions that were learned."""
         if self.is_query_:  # clusters of new cells are the reference's
             return
-        wanted = self.n_clusters_wanted_
-        if self.label_names_ or (wanted is None and self.module.repulsion is None):
-            self.number_clusters()
-        else:  # components that share their cells are one cluster
-            self._merge("auto" if wanted is None else wanted, at_most=True)
+        self._choose_level()
         if with_positions:
             self.fit_spatial_map()
 

@@ -16,7 +16,6 @@ from rmve._compat import (
     NumericalObsField,
 )
 from rmve._fields import PositionsField
-from rmve.initialization import MIN_SMALL_CELLS, N_SMALL_CLUSTERS
 
 
 class SetupMixin:
@@ -124,12 +123,3 @@ class SetupMixin:
             return []
         state = self.registry_["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
         return [str(name) for name in state["categorical_mapping"] if name != state["unlabeled_category"]]
-
-    def _overcomplete(self) -> int:
-        """Number of components to start from when the number of clusters is unknown."""
-        n_labels = len(self.label_names_)
-        if self.adata is None:
-            return max(N_SMALL_CLUSTERS, n_labels)
-        if n_labels:
-            return n_labels
-        return min(N_SMALL_CLUSTERS, max(1, self.adata.n_obs // MIN_SMALL_CELLS))

@@ -40,12 +40,12 @@ class StartMixin:
         points = graph = None
         if first or (with_graph and neighbors_key is None):
             points = self._points(seed)
-        if (with_graph and neighbors_key is None) or (first and start is None):
+        spread = first and start is None and 0 < (labels >= 0).sum() < len(labels)  # labels spread on the graph
+        if spread or (with_graph and neighbors_key is None):
             graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
         if first:
             partition = self._partition(points, graph, labels, seed) if start is None else start
-            if start is not None and self.n_clusters_wanted_ is None:
-                self._set_n_components(max(len(self.label_names_), int(start.max()) + 1))
+            self._set_n_components(max(len(self.label_names_), int(partition.max()) + 1))
             partition = np.where(labels >= 0, labels, partition)
             self._start_components(points, partition)
             assignment = np.eye(self.module.n_components, dtype=np.float32)[partition]
@@ -108,30 +108,17 @@ class StartMixin:
             points = initialization.center_batches(points, batch)
         return points
 
-    def _partition(self, points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, seed: int) -> np.ndarray:
-        """Partition to start from; it may ask for another number of components than the module has.
-
-        Without labels, that is the case if none is given, or if the cells fall into more clusters than are wanted; with
-        labels for some cells, there is one for each label and each cluster of no known type.
-        """
-        n_components, n_labels = self.module.n_components, len(self.label_names_)
-        if n_labels and (self.n_clusters_wanted_ is not None or (labels >= 0).all()):
-            return initialization.starting_partition(points, graph, n_components, seed, labels)
-        if (labels >= 0).any():
-            found = partition_from_labels(points, graph, seed, labels, n_labels)
-            self._set_n_components(max(n_labels, int(found.max()) + 1))
-            return found
-        if self.n_clusters_wanted_ == 1:
-            return np.zeros(len(points), dtype=int)
-        found = initialization.starting_partition(points, graph, None, seed)
-        n_found = max(n_labels, int(found.max()) + 1)
-        if self.n_clusters_wanted_ is None or n_found > n_components:
-            self._set_n_components(n_found)
-            return found
-        return initialization.starting_partition(points, graph, n_components, seed)
+    def _partition(self, points: np.ndarray, graph: sp.csr_matrix | None, labels: np.ndarray, seed: int) -> np.ndarray:
+        """Partition to start from: small clusters, or with labels their types and small clusters of no known type."""
+        if (labels >= 0).all():
+            return labels.copy()
+        if (labels < 0).all():
+            n_components = initialization.default_n_components(len(points), self.n_clusters_wanted_)
+            return initialization.starting_partition(points, n_components, seed)
+        return partition_from_labels(points, graph, seed, labels, len(self.label_names_))
 
     def _set_n_components(self, n_components: int) -> None:
-        """Give the module as many components as clusters were found, for good: a loaded model has them, too."""
+        """Give the module as many components as the start has clusters, for good: a loaded model has them, too."""
         self.module.set_n_components(n_components)
         self.set_clusters(np.arange(n_components))
         self.init_params_["non_kwargs"]["n_components"] = n_components

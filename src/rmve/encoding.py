@@ -28,7 +28,7 @@ class EncodingMixin:
         """Log of the total that the decoder's proportions are scaled to, shape ``(B, 1)``."""
         if size_factor is None:
             total = x.row_sums()[:, None] if isinstance(x, SparseRows) else x.sum(-1, keepdim=True)
-            return total.log()
+            return total.clamp_min(1.0).log()  # half of the molecules of a cell can be none
         return size_factor.log() + self.size_factor_scale.log()
 
     def standardize(self, x: Tensor | SparseRows, log_library: Tensor | None) -> Tensor:

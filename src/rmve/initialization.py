@@ -1,12 +1,12 @@
 """What training starts from: input statistics, principal components, a partition, a neighbour graph.
 
-A mixture VAE that starts from random assignments collapses onto few components, so a run starts from a partition of
-principal components (labelled cells keep their label). All functions are plain NumPy; labels used for *scoring*
-never enter here.
+A mixture VAE that starts from random assignments collapses onto few components, so a run starts from many small clusters
+of the principal components; training decides which of them stay. All functions are plain NumPy.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,29 +14,22 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
 from rmve.backed import read_rows
-from rmve.components import agreement_matrix, cut_tree, graph_overlap, merge_tree, n_overlapping_merges
 
-#: Cells that principal components are computed from; more are projected, not fitted.
-MAX_PCA_CELLS = 20_000
+#: Cells that principal components and k-means are fitted to; more are projected and assigned.
+MAX_FITTED_CELLS = 20_000
 #: Above this number of cells, neighbours are approximate (pynndescent).
 MAX_EXACT_NEIGHBORS = 20_000
 #: Above this one, they are looked for in a sample of this size, :data:`QUERY` cells at a time.
 MAX_INDEXED_NEIGHBORS, QUERY = 200_000, 50_000
 CHUNK = 4096
-#: Small clusters that the starting partition is merged from, and the least number of cells in one, on average.
-N_SMALL_CLUSTERS, MIN_SMALL_CELLS = 50, 10
-#: Partitions made from different small clusters, of which the most typical is taken, and cells that they are compared on.
-N_CANDIDATES, MAX_COMPARED_CELLS = 60, 2000
-#: Any overlap on the graph counts: :func:`~rmve.components.graph_overlap` is 0 for clusters of different kinds.
-ANY_OVERLAP = float(np.finfo(float).tiny)
-#: Cells that overlap is measured on: in a graph of more, clusters have less of a border, at the same overlap.
-MAX_OVERLAP_CELLS = 10_000
+#: Components that a run starts from, and the least number of cells in one, on average.
+N_START_COMPONENTS, MIN_START_CELLS = 40, 10
 #: Neighbours of a cell.
 N_NEIGHBORS = 15
-MAX_LLOYD_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def input_statistics(x, likelihood: str, size_factor: np.ndarray | None = None) 
     return InputStatistics(mean, sd, target_sum, scale, bias)
 
 
-def principal_components(standardize, x, n_components: int, seed: int, max_cells: int = MAX_PCA_CELLS) -> np.ndarray:
+def principal_components(standardize, x, n_components: int, seed: int, max_cells: int = MAX_FITTED_CELLS) -> np.ndarray:
     """Principal components of the encoder's input.
 
     Parameters
@@ -185,105 +178,47 @@ def center_batches(points: np.ndarray, batch: np.ndarray) -> np.ndarray:
     return centered
 
 
-def starting_partition(
-    points: np.ndarray,
-    graph: sp.csr_matrix,
-    n_clusters: int | None,
-    seed: int,
-    labels: np.ndarray | None = None,
-) -> np.ndarray:
-    """Partition of the cells to start from: many small k-means clusters, merged where they overlap.
+def default_n_components(n_cells: int, n_clusters: int | None = None) -> int:
+    """Components that a run starts from: :data:`N_START_COMPONENTS`, more than there are types to find.
 
-    k-means with ``n_clusters`` centres splits large types and overlooks small ones, and differs from seed to seed. Small
-    clusters of one type share neighbours, those of different types do not: they are merged by their
-    :func:`~rmve.components.graph_overlap`, the most overlapping first. With ``n_clusters`` the merges end there (and go
-    on by Ward's criterion if need be); without, when no two overlap. This is done from several sets of small clusters,
-    and the partition that agrees most with the others is taken. Labelled cells stay in the cluster of their label.
+    Parameters
+    ----------
+    n_cells
+        Number of cells; a component starts from at least :data:`MIN_START_CELLS` of them on average.
+    n_clusters
+        Number of clusters that are wanted; there are at least as many components, and one cluster has one.
+    """
+    if n_clusters == 1:
+        return 1
+    n_components = max(N_START_COMPONENTS, 2 * (n_clusters or 0))
+    return max(min(n_components, n_cells // MIN_START_CELLS), n_clusters or min(2, n_cells))
+
+
+def starting_partition(points: np.ndarray, n_clusters: int, seed: int, max_cells: int = MAX_FITTED_CELLS) -> np.ndarray:
+    """Partition of the cells by k-means, to start from.
 
     Parameters
     ----------
     points
         Principal components, shape ``(n, p)``.
-    graph
-        Neighbour graph whose rows sum to one, shape ``(n, n)``.
     n_clusters
-        ``K``; ``None`` finds it.
+        Number of centres.
     seed
-        Of k-means.
-    labels
-        Cluster that each cell belongs to, ``-1`` for unlabelled, shape ``(n,)``; or ``None``. Needs ``n_clusters``.
+        Of k-means and of the choice of cells to fit on.
+    max_cells
+        Fit on at most this many cells and assign the others.
 
     Returns
     -------
-    Integers in ``[0, K)``, shape ``(n,)``.
+    Integers in ``[0, n_clusters)``, shape ``(n,)``.
     """
-    if labels is None or (labels < 0).all():
-        return _merged_kmeans(points, graph, n_clusters, seed)
-    if (labels >= 0).all():
-        return labels.copy()
-    free = labels < 0
-    known = np.unique(labels[~free])
-    centers = np.zeros((n_clusters, points.shape[1]))
-    for k in known:
-        centers[k] = points[labels == k].mean(0)
-    new = np.setdiff1d(np.arange(n_clusters), known)
-    n_free = min(len(new), int(free.sum()))
-    if n_free:
-        found = _merged_kmeans(points[free], graph[free][:, free], n_free, seed)
-        for i, k in enumerate(new[:n_free]):
-            centers[k] = points[free][found == i].mean(0)
-    used = np.concatenate([known, new[:n_free]])
-    partition = labels.copy()
-    for _ in range(MAX_LLOYD_STEPS):
-        squared = (centers[used] ** 2).sum(1) - 2.0 * points[free] @ centers[used].T
-        assigned = used[squared.argmin(1)]
-        if (assigned == partition[free]).all():
-            break
-        partition[free] = assigned
-        for k in np.unique(partition):
-            centers[k] = points[partition == k].mean(0)
-    return partition
-
-
-def small_clusters(points: np.ndarray, n_clusters: int, seed: int) -> KMeans:
-    """k-means with many more centres than clusters are wanted."""
-    n_small = min(max(N_SMALL_CLUSTERS, 3 * n_clusters), len(points) // MIN_SMALL_CELLS)
-    return KMeans(max(n_clusters, n_small), n_init=1, random_state=seed).fit(points)
-
-
-def overlap_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray, seed: int) -> np.ndarray:
-    """Merge tree of small clusters, overlapping ones first; of more than :data:`MAX_OVERLAP_CELLS` cells, a sample."""
-    n_small = small.max() + 1
-    rows, graph = _overlap_sample(points, graph, np.random.default_rng(seed), seed)
-    around = graph @ np.eye(n_small, dtype=np.float32)[small[rows]]
-    return merge_tree(small[rows], around, points[rows], graph_overlap, ANY_OVERLAP)
-
-
-def _overlap_sample(
-    points: np.ndarray, graph: sp.csr_matrix, rng: np.random.Generator, seed: int
-) -> tuple[np.ndarray | slice, sp.csr_matrix]:
-    """Rows of at most :data:`MAX_OVERLAP_CELLS` cells, and their neighbour graph."""
-    if len(points) <= MAX_OVERLAP_CELLS:
-        return slice(None), graph
-    rows = np.sort(rng.choice(len(points), MAX_OVERLAP_CELLS, replace=False))
-    return rows, nearest_neighbors(points[rows], N_NEIGHBORS, seed)
-
-
-def _merged_kmeans(points: np.ndarray, graph: sp.csr_matrix, n_clusters: int | None, seed: int) -> np.ndarray:
-    """Of several merged partitions the one that agrees most with the others."""
-    rng = np.random.default_rng(seed)
-    rows, graph = _overlap_sample(points, graph, rng, seed)
-    sample = points[rows]
-    candidates = []
-    for _ in range(N_CANDIDATES):
-        small = small_clusters(sample, n_clusters or 1, int(rng.integers(2**31 - 1)))
-        tree = overlap_tree(sample, graph, small.labels_, seed)
-        n_merges = n_overlapping_merges(tree, ANY_OVERLAP) if n_clusters is None else len(tree) + 1 - n_clusters
-        candidates.append((small, cut_tree(tree, small.n_clusters, max(n_merges, 0))))
-    compared = rng.permutation(len(sample))[:MAX_COMPARED_CELLS]
-    agreement = agreement_matrix([belongs[small.labels_[compared]] for small, belongs in candidates])
-    small, belongs = candidates[agreement.sum(0).argmax()]
-    return np.unique(belongs[small.predict(points)], return_inverse=True)[1]
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    sample = points
+    if len(points) > max_cells:
+        sample = points[np.sort(np.random.default_rng(seed).choice(len(points), max_cells, replace=False))]
+    with warnings.catch_warnings():  # fewer distinct cells than centres: some stay empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(n_clusters, n_init=1, random_state=seed).fit(sample).predict(points)
 
 
 def partition_moments(points: np.ndarray, partition: np.ndarray, n_clusters: int) -> tuple[np.ndarray, ...]:

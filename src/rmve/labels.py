@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import poisson
 
-from rmve.components import cut_tree, n_overlapping_merges
-from rmve.initialization import ANY_OVERLAP, overlap_tree, small_clusters
+from rmve.initialization import default_n_components, starting_partition
+from rmve.levels import MergeTree, joint_of_halves, merge_tree
 
 #: Share of a cell's label that comes from its neighbours, in each step by which labels spread on the graph.
 SPREADING, N_SPREADING_STEPS = 0.9, 20
@@ -21,8 +21,8 @@ def partition_from_labels(
 ) -> np.ndarray:
     """Partition of the cells to start from when some have labels: types of the labels, and new ones.
 
-    Labels spread to the other cells on the neighbour graph; clusters that hold too few labelled cells to be of a known
-    type are new (:func:`unlabelled_clusters`).
+    Labels spread to the other cells on the neighbour graph; small clusters that hold too few labelled cells to be of a
+    known type (:func:`unlabelled_clusters`) each start a component of their own.
 
     Parameters
     ----------
@@ -44,15 +44,13 @@ def partition_from_labels(
     n_labels = n_labels or int(labels.max()) + 1
     known = labels >= 0
     partition = spread_labels(points, graph, labels, known.astype(np.float32))
-    small = small_clusters(points, 1, seed).labels_
-    without = unlabelled_clusters(overlap_tree(points, graph, small, seed), small, labels, partition)
-    new = np.flatnonzero(without[small] & ~known)
-    if len(new) == 0:
+    small = starting_partition(points, default_n_components(len(points)), seed)
+    without = unlabelled_clusters(_graph_tree(points, graph, small), small, labels, partition)
+    new = without[small] & ~known
+    if not new.any():
         return partition
     start = labels.copy()
-    among_new = np.unique(small[new], return_inverse=True)[1]
-    tree = overlap_tree(points[new], graph[new][:, new], among_new, seed)
-    start[new] = n_labels + cut_tree(tree, among_new.max() + 1, n_overlapping_merges(tree, ANY_OVERLAP))[among_new]
+    start[new] = n_labels + small[new]
     # a cell of a new cluster counts for as much as a cell of a known type does on average
     partition = spread_labels(points, graph, start, np.where(known, 1.0, known.mean()))
     partition = np.unique(np.append(np.arange(n_labels), partition), return_inverse=True)[1]
@@ -99,7 +97,7 @@ def spread_labels(points: np.ndarray, graph: sp.csr_matrix, labels: np.ndarray, 
     return names[nearest]
 
 
-def unlabelled_clusters(tree: np.ndarray, small: np.ndarray, labels: np.ndarray, types: np.ndarray) -> np.ndarray:
+def unlabelled_clusters(tree: MergeTree, small: np.ndarray, labels: np.ndarray, types: np.ndarray) -> np.ndarray:
     """Small clusters that hold too few labelled cells to be of a known type.
 
     If cells of a type are labelled at random, the labelled ones among some of its cells are about Poisson. The share of
@@ -110,7 +108,7 @@ def unlabelled_clusters(tree: np.ndarray, small: np.ndarray, labels: np.ndarray,
     Parameters
     ----------
     tree
-        From :func:`~rmve.components.merge_tree`.
+        Merges of the small clusters.
     small
         Small cluster of each cell, shape ``(n,)``.
     labels
@@ -136,12 +134,18 @@ def unlabelled_clusters(tree: np.ndarray, small: np.ndarray, labels: np.ndarray,
     return is_new
 
 
-def _below_expectation(tree: np.ndarray, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def _graph_tree(points: np.ndarray, graph: sp.csr_matrix, small: np.ndarray) -> MergeTree:
+    """Merges of small clusters that share their neighbours: a cell and its neighbour take the place of two halves."""
+    member = np.eye(small.max() + 1, dtype=np.float32)[small]
+    return merge_tree(joint_of_halves(member, graph @ member), small, points)
+
+
+def _below_expectation(tree: MergeTree, found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Small clusters in which, or in a union of which, much fewer are found than expected."""
     found, expected = found.copy(), expected.copy()
     below, belongs = poisson.cdf(found, expected) <= MAX_P_UNLABELLED, np.arange(len(found))
     found[below], expected[below] = 0, 0.0
-    for a, b in tree[: n_overlapping_merges(tree, ANY_OVERLAP), :2].astype(int):
+    for a, b in zip(tree.kept[: tree.n_indistinct], tree.merged[: tree.n_indistinct], strict=True):
         belongs[belongs == b] = a
         found[a] += found[b]
         expected[a] += expected[b]

@@ -140,7 +140,7 @@ class RMVE(
         self.label_names_ = self._label_names()
         self.n_clusters_wanted_ = n_components
         if n_components is None:
-            n_components = self._overcomplete()
+            n_components = max(1, len(self.label_names_))  # `train` knows how many it starts from
         # a saved model may meet fewer cells than it has components
         n_obs = adata.n_obs if adata is not None and registry is None else None
         check.check_n_components(n_components, n_obs, len(self.label_names_))
@@ -170,6 +170,7 @@ class RMVE(
             encode_covariates=encode_covariates,
         )
         self.set_clusters(np.arange(n_components))
+        self.tree_ = None
         self.spatial_map_ = None
         self.held_out_positions_ = np.zeros(0, dtype=int)
         self.is_query_ = False
@@ -270,7 +271,7 @@ class RMVE(
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
-            start = check.check_start(start, self.adata.n_obs, self.module.n_components)
+            start = check.check_start(start, self.adata.n_obs)
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
         if use_distributed_sampler(trainer_kwargs.get("strategy")):

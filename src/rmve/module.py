@@ -10,6 +10,7 @@ from scvi.module.base import BaseModuleClass, auto_move_data
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
+from rmve._keys import TARGET_KEY
 from rmve.encoding import EncodingMixin, full_precision, split_covariates
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, distribution_of, log_likelihood_of
 from rmve.maths.dropout import Dropout, use_cheap_dropout
@@ -185,7 +186,10 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         }
 
     def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Tensor | None]:
-        return {"z": inference_outputs["z"], "library": inference_outputs["library"], **_covariates(tensors)}
+        library = inference_outputs["library"]
+        if TARGET_KEY in tensors and library is not None:
+            library = self.log_library(tensors[TARGET_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        return {"z": inference_outputs["z"], "library": library, **_covariates(tensors)}
 
     # ------------------------------------------------------------ generation
 

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from torch import Tensor
 
+from rmve._keys import TARGET_KEY
 from rmve.maths.estimators import assignment_term
 from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
@@ -161,7 +162,7 @@ class ObjectiveMixin:
         nats per cell and reported on their own as extra metrics.
         """
         objective = objective or Objective(kl_weight=kl_weight)
-        x = tensors[REGISTRY_KEYS.X_KEY]
+        x = tensors.get(TARGET_KEY, tensors[REGISTRY_KEYS.X_KEY])
         log_q = inference_outputs["log_q"]
         kl = inference_outputs.get("kl")
         if kl is None:

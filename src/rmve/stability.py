@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from rmve.components import agreement_matrix, cut_tree, n_overlapping_merges
+from rmve.components import agreement_matrix
+from rmve.levels import MergeTree
 
 #: Share of the best agreement that a number of clusters must reach to be recommended.
 MIN_SHARE = 0.9
@@ -28,34 +29,17 @@ class Run:
     cluster_of
         Cluster of each component, shape ``(K,)``.
     tree
-        Merges of the components, from :func:`rmve.components.merge_tree`.
-    labelled
-        Whether components stand for known types, which are clusters even if they overlap.
+        Merges of the components.
     """
 
     assigned: np.ndarray
     cluster_of: np.ndarray
-    tree: np.ndarray
-    labelled: bool = False
+    tree: MergeTree
 
     @property
     def partition(self) -> np.ndarray:
         """Cluster of each cell, shape ``(n,)``."""
         return np.asarray(self.cluster_of)[self.assigned]
-
-    @property
-    def n_active(self) -> int:
-        """Components that hold cells."""
-        return len(np.unique(self.assigned))
-
-    @property
-    def n_found(self) -> int:
-        """Clusters that are left when overlapping ones are merged; with labels, components that hold cells."""
-        return self.n_active - (0 if self.labelled else n_overlapping_merges(self.tree))
-
-    def cut(self, n_clusters: int) -> np.ndarray:
-        """Cluster of each component when the tree is cut at a number of clusters, shape ``(K,)``."""
-        return cut_tree(self.tree, len(self.cluster_of), self.n_active - n_clusters)
 
 
 @dataclass(frozen=True)
@@ -161,20 +145,20 @@ def agreement_by_number(runs: Sequence[Run]) -> pd.DataFrame:
     - ``agreement``, ``sd``, ``lowest``: mean, standard deviation and minimum of the adjusted Rand index over pairs of
       runs that reach the number (NaN where no pair does; ``sd`` is NaN for one pair);
     - ``n_pairs``: how many pairs do;
-    - ``n_found``: runs that find this number, as the one at which no clusters overlap.
+    - ``n_found``: runs whose default level has this number.
     """
     tables = {
         (i, j): count_pairs(runs[i].assigned, runs[j].assigned, (len(runs[i].cluster_of), len(runs[j].cluster_of)))
         for i in range(len(runs))
         for j in range(i)
     }
-    found = [run.n_found for run in runs]
+    found = [run.tree.n_default for run in runs]
     rows = []
-    for number in range(2, max(run.n_active for run in runs) + 1):
+    for number in range(2, max(run.tree.n_finest for run in runs) + 1):
         # indicators of the clusters, (K, K): merging clusters adds up rows and columns of the contingency table
         cuts = [
-            np.eye(len(run.cluster_of))[run.cut(number)]
-            if number in range(run.n_active - len(run.tree), run.n_active + 1)
+            np.eye(len(run.cluster_of))[run.tree.cut(number)]
+            if run.tree.n_coarsest <= number <= run.tree.n_finest
             else None
             for run in runs
         ]
@@ -211,7 +195,7 @@ def recommend_number(resolutions: pd.DataFrame, found: Sequence[int]) -> int:
     resolutions
         From :func:`agreement_by_number`.
     found
-        Number of clusters that each run finds (:attr:`Run.n_found`).
+        Number of clusters that each run finds (the default level of its tree).
 
     Notes
     -----
@@ -267,5 +251,5 @@ def compare_runs(runs: Sequence[Run], index: pd.Index) -> Stability:
         cell_stability=pd.Series((matched == consensus[:, None]).mean(1), index=index, name="stability"),
         reference=reference,
         resolutions=resolutions,
-        recommended=recommend_number(resolutions, [run.n_found for run in runs]),
+        recommended=recommend_number(resolutions, [run.tree.n_default for run in runs]),
     )

@@ -22,6 +22,7 @@ from rmve.maths.regularization import thin_counts
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
 from rmve.objective import Objective, not_finite
+from rmve.predictive import SPLITS, split_batch
 from rmve.schedules import LR_SCHEDULES, one_cycle, ramp
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
@@ -146,6 +147,7 @@ class RMVETrainingPlan(TrainingPlan):
         dirichlet: float = 1.0,
         estimator: str = "sample",
         momentum: float = 0.5,
+        split: str | None = "auto",
     ):
         super().__init__(module, lr=lr, weight_decay=weight_decay, optimizer="AdamW")
         if agreement > 0 and view is None:
@@ -156,6 +158,9 @@ class RMVETrainingPlan(TrainingPlan):
                 )
             view = _thin
         check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
+        splits = SPLITS[module.gene_likelihood]
+        check_choice("split", split, ("auto", *splits))
+        self.split = splits[0] if split == "auto" else split
         self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
         self.lr_schedule = lr_schedule
         self.warmup_fraction, self.kl_warmup_fraction = warmup_fraction, kl_warmup_fraction
@@ -263,6 +268,7 @@ class RMVETrainingPlan(TrainingPlan):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One gradient step; also updates the running average of the assignments."""
         rows = batch.pop(INDEX_KEY).cpu().numpy()
+        batch = split_batch(batch, self.split, self.module.log_dispersion)
         objective = self.objective(rows, self.device)
         if objective.agreement > 0:
             x = batch[REGISTRY_KEYS.X_KEY]
@@ -314,6 +320,7 @@ class RMVETrainingPlan(TrainingPlan):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The plain bound on validation cells."""
         batch.pop(INDEX_KEY)
+        batch = split_batch(batch, self.split, self.module.log_dispersion)
         _, _, loss = self._forward(batch, Objective())
         self.log("validation_loss", loss.loss, on_epoch=True, batch_size=loss.n_obs_minibatch)
         self.compute_and_log_metrics(loss, self.val_metrics, "validation")

@@ -100,21 +100,21 @@ def check_n_positions(n_known: int, n_latent: int) -> None:
         )
 
 
-def check_start(start: object, n_obs: int, n_components: int) -> np.ndarray:
+def check_start(start: object, n_obs: int) -> np.ndarray:
     """Partition to start from, as integers of shape ``(n_obs,)``.
 
     Raises
     ------
     ValueError
-        If it is not one integer in ``[0, n_components)`` for each cell.
+        If it is not one integer in ``[0, n_obs)`` for each cell.
     """
     start = np.asarray(start)
     if start.shape != (n_obs,) or start.dtype.kind not in "iu":
         raise ValueError(
             f"`start` must be {n_obs} integers, one for each cell, not of shape {start.shape} and type {start.dtype}."
         )
-    if start.min() < 0 or start.max() >= n_components:
-        raise ValueError(f"`start` must lie in [0, {n_components}); it goes from {start.min()} to {start.max()}.")
+    if start.min() < 0 or start.max() >= n_obs:
+        raise ValueError(f"`start` must lie in [0, {n_obs}); it goes from {start.min()} to {start.max()}.")
     return start.astype(np.int64)
 
 

@@ -83,6 +83,13 @@ class SparseRows:
         moved = (t.to(device, **kwargs) for t in (self.values, self.cols, self.offsets))
         return SparseRows(*moved, self.n_cols)
 
+    def with_values(self, values: Tensor) -> SparseRows:
+        """Other numbers in the place of the stored values, shape ``(n,)``; zeros among them are no longer stored."""
+        kept = values != 0
+        offsets = torch.zeros_like(self.offsets)
+        torch.cumsum(self.row_sums(kept.to(self.values.dtype)), 0, out=offsets[1:])
+        return SparseRows(values[kept], self.cols[kept], offsets, self.n_cols)
+
     def pin_memory(self) -> SparseRows:
         """A copy in page-locked memory."""
         return SparseRows(*(t.pin_memory() for t in (self.values, self.cols, self.offsets)), self.n_cols)

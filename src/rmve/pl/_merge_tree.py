@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.components import MIN_OVERLAP
+from rmve.levels import MIN_CONFUSION
 from rmve.pl._components import row_names
 from rmve.pl._figure import CUT, GREY, cluster_colors, despine, finish, new_axes, require
 
-#: Smallest overlap that is told from none in the figure.
+#: Smallest confusion that the figure shows.
 MIN_SHOWN = 0.01
-#: Height of the panel of overlaps, and its distance from the tree, in inches.
+#: Height of the panel of confusions, and its distance from the tree, in inches.
 PANEL, GAP = 0.9, 0.12
 #: Colour of branches above the clusters in use.
 DARK = "0.25"
@@ -41,9 +41,9 @@ def merge_tree(
         Its ``key_added``.
     recommended
         Number of clusters to mark as recommended, for example :attr:`rmve.Stability.recommended`; ``None`` is that of
-        the run itself, the finest clusters that do not overlap.
+        the run itself, the default level.
     ax
-        Axes to draw on; ``None`` makes a figure. The overlaps are drawn on axes inset below it.
+        Axes to draw on; ``None`` makes a figure. The confusions are drawn on axes inset below it.
     show
         Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
     save
@@ -53,7 +53,8 @@ def merge_tree(
     -------
     The axes with the tree: a row for each component, named by its cluster, with its cells and a dot whose area is
     their number; to the right ever fewer clusters, so that a vertical line is a cut. Branches have the colours of the
-    clusters in use where they lie within one. Below, the overlap of the merge that leads to each number of clusters.
+    clusters in use where they lie within one. Below, the confusion of the merge that leads to each number of clusters: 1 for one
+    population, 0 for clusters that share no cell.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def merge_tree(
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     despine(axes, "top", "right", "left")
     if n_used > 1:
-        _draw_overlaps(axes, cuts, _marks(in_use, recommended))
+        _draw_confusion(axes, cuts, _marks(in_use, recommended))
     return finish(axes, ax, show, save)
 
 
@@ -151,22 +152,21 @@ def _marks(in_use: np.ndarray, recommended: int) -> list[tuple[int, str, dict]]:
     return [*marks, (recommended, f"recommended: {recommended}", dashed)]
 
 
-def _draw_overlaps(axes: Axes, cuts: pd.DataFrame, marks: list[tuple[int, str, dict]]) -> None:
-    """Overlap of the merge to each number of clusters, on axes of their own below the tree."""
+def _draw_confusion(axes: Axes, cuts: pd.DataFrame, marks: list[tuple[int, str, dict]]) -> None:
+    """Confusion of the merge to each number of clusters, on axes of their own below the tree."""
     height = axes.get_window_extent().height / axes.figure.dpi
     share, gap = PANEL / height, GAP / height
     below = axes.inset_axes([0, -share - gap, 1, share], sharex=axes)
     numbers = cuts["n_clusters"].iloc[1:].to_numpy()
-    overlap = np.maximum(cuts["overlap"].iloc[1:].to_numpy(dtype=float), MIN_SHOWN)
-    large = overlap >= MIN_OVERLAP
-    shades = np.where(large, DARK, GREY)
-    below.vlines(numbers, MIN_SHOWN, overlap, colors=shades, linewidth=1.6)
-    below.scatter(numbers, overlap, c=shades, s=18, zorder=3, clip_on=False)
-    below.axhline(MIN_OVERLAP, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    confusion = np.maximum(cuts["confusion"].iloc[1:].to_numpy(dtype=float), MIN_SHOWN)
+    shades = np.where(confusion >= MIN_CONFUSION, DARK, GREY)
+    below.vlines(numbers, MIN_SHOWN, confusion, colors=shades, linewidth=1.6)
+    below.scatter(numbers, confusion, c=shades, s=18, zorder=3, clip_on=False)
+    below.axhline(MIN_CONFUSION, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     for number, _, style in marks:
         below.axvline(number - 0.5, **style)
-    below.set(yscale="log", ylim=(MIN_SHOWN, 1.6 * max(overlap.max(), 1)), ylabel="overlap", xlabel="clusters left")
-    ticks = {MIN_SHOWN: f"≤ {MIN_SHOWN:g}", MIN_OVERLAP: f"{MIN_OVERLAP:g}", 1.0: "1"}
+    below.set(yscale="log", ylim=(MIN_SHOWN, 1.6 * max(confusion.max(), 1)), ylabel="confusion", xlabel="clusters left")
+    ticks = {MIN_SHOWN: f"≤ {MIN_SHOWN:g}", MIN_CONFUSION: f"{MIN_CONFUSION:g}", 1.0: "1"}
     below.set_yticks(list(ticks), list(ticks.values()))
     below.yaxis.set_minor_locator(NullLocator())
     below.tick_params(axis="y", labelsize=8)

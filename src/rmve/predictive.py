@@ -1,0 +1,58 @@
+"""The predictive bound: a mini-batch is split into what the encoder reads and what the decoder is scored on."""
+
+from __future__ import annotations
+
+import torch
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from rmve._keys import TARGET_KEY
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.maths.sparse_rows import SparseRows
+from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal
+
+#: How a cell can be split, by likelihood, the default first; ``None`` is the plain bound.
+SPLITS: dict[str, tuple[str | None, ...]] = {
+    **dict.fromkeys(COUNT_LIKELIHOODS, ("binomial", "negative_binomial", None)),
+    "normal": (None, "normal"),
+    "bernoulli": (None,),
+}
+
+
+def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tensor | None = None) -> dict[str, Tensor]:
+    """Split each cell of a mini-batch into two parts that are independent given its mean.
+
+    Parameters
+    ----------
+    batch
+        A mini-batch with the data ``x``, shape ``(B, G)``.
+    kind
+        One of the values of :data:`SPLITS`; ``None`` leaves the mini-batch as it is.
+    log_dispersion
+        Log inverse dispersion of each gene (counts) or log variance (normals), shape ``(G,)``; not used by ``"binomial"``.
+
+    Returns
+    -------
+    The mini-batch with one part as ``x`` and the other as target. Size factors are halved with the molecules.
+    """
+    if kind is None:
+        return batch
+    x = batch[REGISTRY_KEYS.X_KEY]
+    with torch.no_grad():
+        if kind == "normal":
+            part = split_normal(x, (0.5 * log_dispersion).exp())
+            return {**batch, REGISTRY_KEYS.X_KEY: part, TARGET_KEY: 2.0 * x - part}
+        values = x.values if isinstance(x, SparseRows) else x
+        if kind == "negative_binomial":
+            theta = log_dispersion.exp()
+            theta = theta.index_select(0, x.cols) if isinstance(x, SparseRows) else theta.expand_as(x)
+            part = split_negative_binomial(values, theta)
+        else:
+            part = split_binomial(values)
+        parts = (part, values - part)
+        if isinstance(x, SparseRows):
+            parts = tuple(x.with_values(part) for part in parts)
+    split = {**batch, REGISTRY_KEYS.X_KEY: parts[0], TARGET_KEY: parts[1]}
+    if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
+        split[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+    return split
