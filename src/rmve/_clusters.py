@@ -19,9 +19,10 @@ from rmve._keys import TARGET_KEY
 from rmve._validation import check_positive_int, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
-from rmve.levels import MergeTree, joint_of_halves, merge_tree
+from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.predictive import split_batch
+from rmve.predictive import split_batch, thin_batch
+from rmve.subclusters import divide
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024
@@ -29,6 +30,8 @@ INFERENCE_BATCH = 1024
 MIXTURE_BATCH = 65_536
 #: Random splits of each cell that the levels are found from, and most cells that are split.
 N_SPLITS, MAX_SPLIT_CELLS = 4, 20_000
+#: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
+SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
 
 class ClustersMixin:
@@ -242,7 +245,7 @@ class ClustersMixin:
             torch.manual_seed(0)  # a model has one tree, whenever it is asked for
             for _, tensors in self._batches(self.adata, rows):
                 for _ in range(N_SPLITS):
-                    halves = split_batch(tensors, "binomial")
+                    halves = split_batch(thin_batch(tensors, 2 * N_MOLECULES), "binomial")
                     first, _ = self._encode(halves)
                     second, _ = self._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
                     joint += joint_of_halves(first, second)
@@ -341,6 +344,65 @@ class ClustersMixin:
         assignment, _ = self._posterior()
         self.number_clusters(tree.cut(n_clusters), assignment)
         return self._hard_labels(assignment, self.adata.obs_names)
+
+    def subcluster(
+        self, clusters: str | Sequence[str] | None = None, adata: AnnData | None = None, **train_kwargs
+    ) -> pd.Series:
+        """Divide clusters further: train again on the cells of each, with the genes that vary among them.
+
+        A cluster that is one population stays whole, since the repulsion leaves one component of it.
+
+        Parameters
+        ----------
+        clusters
+            Name or names of the clusters to divide; ``None`` divides all.
+        adata
+            The training cells, in any order, with more genes than the model has; ``None`` is the training data. It needs
+            the layer and the columns of ``obs`` that were registered.
+        **train_kwargs
+            Passed to :meth:`train`.
+
+        Returns
+        -------
+        Categorical series over the training cells: ``"3.0"``, ``"3.1"``, ... in place of a cluster ``"3"`` that was
+        divided, so that the result is nested below the clusters in use. Nothing is written.
+
+        Raises
+        ------
+        KeyError
+            If there is no cluster of a name.
+        ValueError
+            If ``adata`` lacks training cells.
+
+        Examples
+        --------
+        >>> adata.obs["fine"] = model.subcluster(["0", "3"])  # doctest: +SKIP
+        """
+        labels = self.predict()
+        names = labels.cat.categories.tolist()
+        chosen = names if clusters is None else [clusters] if isinstance(clusters, str) else list(clusters)
+        unknown = [name for name in chosen if name not in names]
+        if unknown:
+            raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
+        cells = self.adata if adata is None else adata
+        missing = labels.index.difference(cells.obs_names)
+        if len(missing):
+            raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
+        if adata is not None:
+            cells = cells[labels.index]
+        options = {name: self._setup_arg(name) for name in SUBCLUSTER_SETUP}
+        given = dict(self.init_params_["kwargs"].get("model_kwargs", {})) | self.init_params_["non_kwargs"]
+        kwargs = {name: value for name, value in given.items() if name not in ("adata", "registry", "n_components")}
+
+        def cluster(part: AnnData) -> pd.Series:
+            for key in [key for key in part.uns if key.startswith("_scvi")]:
+                del part.uns[key]  # a set-up of its own
+            type(self).setup_anndata(part, **options)
+            model = type(self)(part, **kwargs)
+            model.train(**({"quiet": True} | train_kwargs))
+            return model.predict()
+
+        return divide(labels, chosen, cells, self._setup_arg("layer"), cluster)
 
     def _choose_level(self) -> None:
         """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""

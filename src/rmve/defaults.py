@@ -11,8 +11,10 @@ from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5}
 #: Training of a model that learns positions, too.
 WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
-#: Least number of steps of a run without and with positions, as long as that takes no more than so many epochs.
-MIN_STEPS, MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS = 1000, 1500, 400
+#: Least number of steps of a run without and with positions, and the most epochs that this may take. More steps tell
+#: smaller clusters apart; a network that sees a cell hundreds of times learns it by heart.
+MIN_STEPS, MAX_EPOCHS = 2000, 100
+MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS_WITH_POSITIONS = 1500, 400
 #: Sizes of mini-batches, and the number of steps from which on a run takes the next one.
 BATCH_SIZES, MANY_STEPS = (128, 256, 512), 2000
 #: Largest dropout of the input, and the share of zeros from which on there is any.
@@ -42,9 +44,8 @@ def default_batch_size(n_cells: int) -> int:
 def default_epochs(n_cells: int, batch_size: int = BATCH_SIZES[0], with_positions: bool = False) -> int:
     """Epochs of a run: 30 for up to 40,000 cells, fewer for more (down to 5), more where these are too few steps.
 
-    Networks that have seen too few mini-batches do not tell small clusters apart yet when the assignment is set free, and
-    lose them: a run has at least :data:`MIN_STEPS` of them (:data:`MIN_STEPS_WITH_POSITIONS` with positions), in at most
-    :data:`MAX_EPOCHS` epochs.
+    A run has at least :data:`MIN_STEPS` steps, in at most :data:`MAX_EPOCHS` epochs; with positions at least
+    :data:`MIN_STEPS_WITH_POSITIONS`, in at most :data:`MAX_EPOCHS_WITH_POSITIONS`.
 
     Parameters
     ----------
@@ -56,8 +57,10 @@ def default_epochs(n_cells: int, batch_size: int = BATCH_SIZES[0], with_position
         Whether positions are learned.
     """
     n_batches = -(-n_cells // batch_size)
-    for_steps = -(-(MIN_STEPS_WITH_POSITIONS if with_positions else MIN_STEPS) // n_batches)
-    return max(_passes(n_cells), min(for_steps, MAX_EPOCHS))
+    steps, most = (MIN_STEPS, MAX_EPOCHS)
+    if with_positions:
+        steps, most = MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS_WITH_POSITIONS
+    return max(_passes(n_cells), min(-(-steps // n_batches), most))
 
 
 def default_input_dropout(gene_likelihood: str, n_genes: int, zeros: float = 1.0) -> float:

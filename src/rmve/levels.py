@@ -1,8 +1,7 @@
 """Levels of a clustering: from the mixture's components down to one cluster, nested.
 
-Two clusters are one if a cell's molecules cannot tell them apart. Each cell is split into two halves of its molecules,
-and both are assigned: the joint distribution of the two assignments says how often the halves of one cell fall into two
-different clusters. A union of components is a mixture again, so rows and columns of the joint distribution add up, and
+Two clusters are one if some hundred molecules of a cell cannot tell them apart. Two disjoint samples of a cell's molecules
+are assigned each on its own: their joint distribution says how often one cell falls into two different clusters. A union of components is a mixture again, so rows and columns of the joint distribution add up, and
 the whole tree follows from one ``(K, K)`` matrix.
 """
 
@@ -12,6 +11,9 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
+#: Molecules in each of the two samples of a cell, at most half of what it has. With a fixed number, a level means the same
+#: at every sequencing depth: ``benchmarks/results/levels.md`` varies it.
+N_MOLECULES = 500
 #: Two clusters are merged as one while the halves of a cell fall into both of them at least half as often as those of two
 #: different cells do. The ratio is 1 if the two are the same population, and 0 if no cell is between them.
 MIN_CONFUSION = 0.5

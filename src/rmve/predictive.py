@@ -9,7 +9,7 @@ from torch import Tensor
 from rmve._keys import TARGET_KEY
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.sparse_rows import SparseRows
-from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal
+from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal, thin
 
 #: How a cell can be split, by likelihood, the default first; ``None`` is the plain bound.
 SPLITS: dict[str, tuple[str | None, ...]] = {
@@ -56,3 +56,31 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
         split[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
     return split
+
+
+def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
+    """Keep about ``n_molecules`` of each cell that has more, drawn at random.
+
+    Parameters
+    ----------
+    batch
+        A mini-batch of counts, shape ``(B, G)``.
+    n_molecules
+        Expected number of molecules that a cell keeps.
+
+    Returns
+    -------
+    The mini-batch with thinned counts, and size factors that are as much smaller.
+    """
+    x = batch[REGISTRY_KEYS.X_KEY]
+    sparse = isinstance(x, SparseRows)
+    total = x.row_sums() if sparse else x.sum(-1)
+    share = (n_molecules / total).clamp(max=1.0)
+    if sparse:
+        x = x.with_values(thin(x.values, share.index_select(0, x.rows)))
+    else:
+        x = thin(x, share[:, None].expand_as(x))
+    thinned = {**batch, REGISTRY_KEYS.X_KEY: x}
+    if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
+        thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = share[:, None] * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+    return thinned

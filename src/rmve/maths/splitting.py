@@ -54,6 +54,23 @@ def split_binomial(counts: Tensor) -> Tensor:
     return drawn
 
 
+def thin(counts: Tensor, share: Tensor) -> Tensor:
+    """Some of the molecules: each is kept with a probability of its own entry.
+
+    Parameters
+    ----------
+    counts
+        Non-negative integers of a floating-point type, any shape.
+    share
+        Probability of each entry, in ``[0, 1]``, same shape.
+
+    Returns
+    -------
+    The molecules that are kept, integers of the same shape and type.
+    """
+    return torch.where(share < 1.0, torch.binomial(counts, share), counts)
+
+
 def split_negative_binomial(counts: Tensor, theta: Tensor) -> Tensor:
     """Part of the molecules of overdispersed counts: each entry draws its own probability first.
 

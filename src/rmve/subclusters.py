@@ -1,0 +1,68 @@
+"""Clusters inside a cluster: the model is trained again on its cells, with the genes that vary among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+#: Fewest cells of a cluster that is looked into: below, a component of the start has fewer than ten.
+MIN_CELLS = 40
+#: Genes that are found in fewer cells than this share (and than three) tell nothing about a division of the cluster.
+MIN_SHARE_OF_CELLS, MIN_CELLS_OF_GENE = 0.002, 3
+
+
+def informative_genes(x: np.ndarray | sp.spmatrix) -> np.ndarray:
+    """Genes that enough cells of a cluster express.
+
+    Parameters
+    ----------
+    x
+        Values of the cluster's cells, shape ``(n, G)``.
+
+    Returns
+    -------
+    Boolean mask, shape ``(G,)``.
+    """
+    n_found = np.asarray((x != 0).sum(0)).ravel()
+    return n_found >= max(MIN_CELLS_OF_GENE, MIN_SHARE_OF_CELLS * x.shape[0])
+
+
+def divide(
+    labels: pd.Series, chosen: list[str], adata: AnnData, layer: str | None, cluster: Callable[[AnnData], pd.Series]
+) -> pd.Series:
+    """Cluster the cells of each chosen cluster on their own.
+
+    Parameters
+    ----------
+    labels
+        Cluster of each cell, categorical.
+    chosen
+        Clusters to divide.
+    adata
+        The cells, in the order of ``labels``.
+    layer
+        Layer of ``adata`` with the values; ``None`` is ``X``.
+    cluster
+        Returns the clusters of the cells of an AnnData, a categorical series; a single one if they are one population.
+
+    Returns
+    -------
+    Categorical series: ``"3.0"``, ``"3.1"``, ... in place of ``"3"``, and the old name where a cluster stays whole.
+    """
+    fine, names = labels.astype(str), []
+    for name in labels.cat.categories:
+        rows = np.flatnonzero(labels == name)
+        names.append([name])
+        if name not in chosen or len(rows) < MIN_CELLS:
+            continue
+        part = adata[rows]
+        x = part.X if layer is None else part.layers[layer]
+        found = cluster(part[:, informative_genes(x)].copy())
+        if found.nunique() > 1:
+            names[-1] = [f"{name}.{inner}" for inner in found.cat.categories]
+            fine.iloc[rows] = [f"{name}.{inner}" for inner in found]
+    return pd.Series(pd.Categorical(fine, categories=[name for group in names for name in group]), index=labels.index)
