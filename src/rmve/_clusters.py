@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -21,8 +23,10 @@ from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.maths.gaussians import between_components, bhattacharyya
+from rmve.maths.sparse_rows import SparseRows
 from rmve.predictive import split_batch, thin_batch
 from rmve.subclusters import divide
+from rmve.support import support_of_merges
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024
@@ -30,6 +34,10 @@ INFERENCE_BATCH = 1024
 MIXTURE_BATCH = 65_536
 #: Random splits of each cell that the levels are found from, and most cells that are split.
 N_SPLITS, MAX_SPLIT_CELLS = 4, 20_000
+#: Most cells whose molecules are scored for the support of a division.
+MAX_SUPPORT_CELLS = 5_000
+#: What the tables of merges and levels show of each merge.
+MERGE_COLUMNS = ("kept", "merged", "confusion", "distance", "effect", "support")
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
 SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 
@@ -227,28 +235,44 @@ class ClustersMixin:
         The two halves of a cell's molecules are assigned on their own. Data without molecules have two opinions of a
         cell instead: ``q(y|x)`` and ``p(y|z)``.
         """
-        if self.gene_likelihood in COUNT_LIKELIHOODS:
-            joint = self._joint_of_halves()
-        else:
+        assigned, n_known = assignment.argmax(1), len(self.label_names_)
+        if self.gene_likelihood not in COUNT_LIKELIHOODS:
             mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
             r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
-            joint = joint_of_halves(assignment, r.numpy())
-        return merge_tree(joint, assignment.argmax(1), latent, n_known=len(self.label_names_))
+            return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a model has one tree, whenever it is asked for
+            tree = merge_tree(self._joint_of_halves(), assigned, latent, n_known)
+            effect, support = support_of_merges(*self._halves(), tree)
+        return replace(tree, effect=effect, support=support)
+
+    def _halves(self) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
+        """Two halves of the molecules of at most :data:`MAX_SUPPORT_CELLS` cells, and each one's component by the first."""
+        first, second, assigned = [], [], []
+        for _, tensors in self._batches(self.adata, self._sample_of_cells(MAX_SUPPORT_CELLS)):
+            halves = split_batch(tensors, "binomial")
+            parts = (halves[REGISTRY_KEYS.X_KEY], halves[TARGET_KEY])
+            for part, block in zip((first, second), parts, strict=True):
+                part.append(block.to_scipy() if isinstance(block, SparseRows) else sp.csr_matrix(block.numpy()))
+            assigned.append(self._encode(halves)[0].argmax(1))
+        return sp.vstack(first, format="csr"), sp.vstack(second, format="csr"), np.concatenate(assigned)
+
+    def _sample_of_cells(self, max_cells: int) -> np.ndarray:
+        """Rows of at most so many training cells, ascending."""
+        n_cells = self.adata.n_obs
+        if n_cells <= max_cells:
+            return np.arange(n_cells)
+        return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
     def _joint_of_halves(self) -> np.ndarray:
         """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits."""
-        rows = np.arange(self.adata.n_obs)
-        if len(rows) > MAX_SPLIT_CELLS:
-            rows = np.sort(np.random.default_rng(0).choice(len(rows), MAX_SPLIT_CELLS, replace=False))
         joint = np.zeros((self.module.n_components,) * 2)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a model has one tree, whenever it is asked for
-            for _, tensors in self._batches(self.adata, rows):
-                for _ in range(N_SPLITS):
-                    halves = split_batch(thin_batch(tensors, 2 * N_MOLECULES), "binomial")
-                    first, _ = self._encode(halves)
-                    second, _ = self._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
-                    joint += joint_of_halves(first, second)
+        for _, tensors in self._batches(self.adata, self._sample_of_cells(MAX_SPLIT_CELLS)):
+            for _ in range(N_SPLITS):
+                halves = split_batch(thin_batch(tensors, 2 * N_MOLECULES), "binomial")
+                first, _ = self._encode(halves)
+                second, _ = self._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
+                joint += joint_of_halves(first, second)
         return joint
 
     @property
@@ -273,10 +297,12 @@ class ClustersMixin:
         Data frame with a row for each merge: ``kept`` and ``merged`` (components; the union is called ``kept``),
         ``confusion`` (how often the two halves of a cell's molecules fall into the two clusters, relative to the halves
         of different cells: 1 for one population, 0 for clusters that share no cell), ``distance`` (increase of the
-        within-cluster sum of squares per cell) and ``n_clusters`` (left after it).
+        within-cluster sum of squares per cell), ``effect`` and ``support`` (gain in nats per molecule from telling the two
+            apart, on molecules and cells that were not used for it, and that gain over its standard error) and
+            ``n_clusters`` (left after it).
         """
         tree = self.tree
-        columns = {name: getattr(tree, name) for name in ("kept", "merged", "confusion", "distance")}
+        columns = {name: getattr(tree, name) for name in MERGE_COLUMNS}
         return pd.DataFrame(columns | {"n_clusters": np.arange(tree.n_finest - 1, tree.n_coarsest - 1, -1)})
 
     def get_resolutions(self) -> pd.DataFrame:
@@ -288,7 +314,8 @@ class ClustersMixin:
 
         - ``n_clusters``: clusters of the level;
         - ``kept``, ``merged``: components whose merge led there (-1 in the first row: none);
-        - ``confusion``, ``distance``: of that merge, as in :meth:`get_merge_tree` (NaN in the first row);
+        - ``confusion``, ``distance``, ``effect``, ``support``: of that merge, as in :meth:`get_merge_tree` (NaN in the
+          first row);
         - ``separation``: least Bhattacharyya distance, in nats, between components of different clusters (infinite for
           one cluster);
         - ``in_use``: whether these are the model's clusters now;
@@ -303,8 +330,9 @@ class ClustersMixin:
         in_use = np.asarray(self.component_cluster_)[tree.active]
         numbers = range(tree.n_finest, tree.n_coarsest - 1, -1)
         table = pd.DataFrame({"n_clusters": numbers})
-        for name, first in (("kept", -1), ("merged", -1), ("confusion", np.nan), ("distance", np.nan)):
-            table[name] = np.concatenate([[first], getattr(tree, name)])
+        for name in MERGE_COLUMNS:
+            table[name] = np.concatenate([[-1 if name in ("kept", "merged") else np.nan], getattr(tree, name)])
+        table = table.astype({"kept": int, "merged": int})
         table["separation"] = components.separation_at_levels(tree, self._separations())
         table["in_use"] = [components.same_partition(tree.cut(number)[tree.active], in_use) for number in numbers]
         table["recommended"] = table["n_clusters"] == tree.n_default

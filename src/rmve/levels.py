@@ -17,6 +17,8 @@ N_MOLECULES = 500
 #: Two clusters are merged as one while the halves of a cell fall into both of them at least half as often as those of two
 #: different cells do. The ratio is 1 if the two are the same population, and 0 if no cell is between them.
 MIN_CONFUSION = 0.5
+#: Fewer cells than these are no population of their own.
+MIN_CELLS = 5
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class MergeTree:
         Increase of the within-cluster sum of squares of the latent means per cell (Ward), shape ``(m,)``.
     n_indistinct
         Number of leading merges of clusters that are one: the default level is what they leave.
+    effect, support
+        What unseen molecules say for the two clusters, shape ``(m,)``: see :func:`rmve.support.support_of_merges`. NaN
+        for data without molecules.
     """
 
     n_components: int
@@ -46,6 +51,8 @@ class MergeTree:
     confusion: np.ndarray
     distance: np.ndarray
     n_indistinct: int
+    effect: np.ndarray
+    support: np.ndarray
 
     @property
     def n_finest(self) -> int:
@@ -105,8 +112,8 @@ class MergeTree:
             If the values are not those of a tree.
         """
         try:
-            types = {"confusion": float, "distance": float}
-            arrays = ("active", "kept", "merged", "confusion", "distance")
+            types = dict.fromkeys(("confusion", "distance", "effect", "support"), float)
+            arrays = ("active", "kept", "merged", *types)
             values = {field.name: values[field.name] for field in fields(cls)}
             values |= {name: np.asarray(values[name], dtype=types.get(name, int)).reshape(-1) for name in arrays}
             tree = cls(**values)
@@ -168,10 +175,11 @@ def merge_tree(
     latent: np.ndarray,
     n_known: int = 0,
     min_confusion: float = MIN_CONFUSION,
+    min_cells: int = MIN_CELLS,
 ) -> MergeTree:
     """Merge clusters one pair at a time: the most confused first, then those of the least distance (Ward).
 
-    While two clusters are one population (``confusion >= min_confusion``), size must not matter: the most confused pair
+    Clusters of fewer than :data:`MIN_CELLS` cells join the nearest first. While two clusters are one population (``confusion >= min_confusion``), size must not matter: the most confused pair
     is merged. Those that are left are different, and a coarser level is one that loses little: Ward's criterion.
 
     Parameters
@@ -186,6 +194,8 @@ def merge_tree(
         Components of known types, the first ones. No two of them are one population, and they are merged last.
     min_confusion
         Least confusion of clusters that are one population.
+    min_cells
+        Fewest cells of a population.
     """
     n_components = len(joint)
     size = np.bincount(assigned, minlength=n_components).astype(float)
@@ -205,10 +215,15 @@ def merge_tree(
         squared = ((center[:, None] - center[None]) ** 2).sum(-1)
         ward = size[at, None] * size[at] / (size[at, None] + size[at]) * squared / len(assigned)
         allowed = pairs & ~(known[at, None] & known[at])
-        indistinct = indistinct and bool((confusion >= min_confusion)[allowed].any())
-        if not allowed.any():
-            allowed = pairs
-        score = np.where(allowed, confusion if indistinct else -ward, -np.inf)
+        small = size[at] < min_cells
+        small = allowed & (small[:, None] | small)
+        indistinct = indistinct and bool((small | (confusion >= min_confusion))[allowed].any())
+        if small.any() and indistinct:
+            allowed, score = small, -ward
+        else:
+            allowed = allowed if allowed.any() else pairs
+            score = confusion if indistinct else -ward
+        score = np.where(allowed, score, -np.inf)
         i, j = np.unravel_index(score.argmax(), score.shape)
         kept, merged = at[i], at[j]
         rows.append((kept, merged, confusion[i, j], ward[i, j]))
@@ -221,4 +236,6 @@ def merge_tree(
         known[kept] |= known[merged]
         alive.remove(merged)
     kept, merged, confusion, distance = np.array(rows).reshape(-1, 4).T
-    return MergeTree(n_components, active, kept.astype(int), merged.astype(int), confusion, distance, int(n_indistinct))
+    unknown = np.full(len(kept), np.nan)
+    kept, merged = kept.astype(int), merged.astype(int)
+    return MergeTree(n_components, active, kept, merged, confusion, distance, int(n_indistinct), unknown, unknown)

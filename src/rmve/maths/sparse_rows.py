@@ -119,10 +119,14 @@ class SparseRows:
 
     def transposed(self) -> SparseRows:
         """The transposed matrix, shape ``(G, B)``; on the CPU, where SciPy does it."""
-        arrays = (t.numpy(force=True) for t in (self.values, self.cols, self.offsets))
-        x = sp.csr_matrix(tuple(arrays), shape=self.shape).tocsc()
+        x = self.to_scipy().tocsc()
         values, cols, offsets = (torch.from_numpy(array) for array in (x.data, x.indices, x.indptr))
         return SparseRows(values, cols, offsets, self.shape[0])
+
+    def to_scipy(self) -> sp.csr_matrix:
+        """The matrix in SciPy's form; on the CPU it shares the memory."""
+        arrays = (t.numpy(force=True) for t in (self.values, self.cols, self.offsets))
+        return sp.csr_matrix(tuple(arrays), shape=self.shape)
 
     def dense(self) -> Tensor:
         """The matrix of shape ``(B, G)``."""
