@@ -338,16 +338,19 @@ def test_start_does_not_matter(make_cells, fit, found):
 
 
 @pytest.mark.parametrize("n_components", [2, 7])
-def test_number_that_is_given(make_cells, fit, n_components):
-    """As many clusters as asked for, coarser or finer than what would be found, and the same after more training."""
+def test_number_that_is_given(make_cells, fit, tmp_path, n_components):
+    """As many clusters as asked for, coarser or finer than what would be found; also after loading and more training."""
     train = {"plan_kwargs": {"warmup_fraction": 1.0}}  # all that it starts from stays
     model = fit(make_cells(subtypes=True), {"layer": "counts"}, train, n_components=n_components, epochs=60)
     assert model.module.n_components > n_components
     assert model.n_clusters == model.predict().nunique() == n_components != model.tree.n_default
     together = pd.crosstab(model.adata.obs["cell_type"], model.predict()) > 0
     assert (together.sum(axis=int(n_components < 3)) == 1).all()  # whole types, or parts of one
-    model.train(max_epochs=1, batch_size=64, enable_progress_bar=False)
-    assert model.n_clusters == n_components
+    model.save(tmp_path / "m")
+    loaded = RMVE.load(tmp_path / "m", adata=make_cells(subtypes=True))
+    pd.testing.assert_series_equal(loaded.predict(), model.predict())
+    loaded.train(max_epochs=1, batch_size=64, enable_progress_bar=False)
+    assert loaded.n_clusters == n_components
 
 
 def test_number_that_the_cells_do_not_support(cells, fit):
