@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from rmve import RMVE
@@ -350,7 +350,7 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         monkeypatch.setattr(RMVE, "train", train)
         monkeypatch.chdir(tmp_path)
         namespace: dict[str, object] = {"__name__": name}
-        repulsions = dict(REPULSIONS)
+        repulsions, seed = dict(REPULSIONS), settings.seed
         try:
             with plt.rc_context(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -359,6 +359,7 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         finally:
             REPULSIONS.clear()
             REPULSIONS.update(repulsions)
+            settings.seed = seed
             plt.close("all")
         return namespace
 
