@@ -322,7 +322,8 @@ def make_tree() -> Callable[..., MergeTree]:
         kept, merged, confusion = np.array(merges, dtype=float).reshape(-1, 3).T
         active = np.unique([*kept, *merged] or [0]).astype(int)
         apart = np.arange(len(kept)) / 2
-        return MergeTree(n_components, active, kept.astype(int), merged.astype(int), confusion, apart, n_indistinct)
+        kept, merged = kept.astype(int), merged.astype(int)
+        return MergeTree(n_components, active, kept, merged, confusion, apart, n_indistinct, 0.1 * apart, 10 * apart)
 
     return build
 

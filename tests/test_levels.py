@@ -10,11 +10,11 @@ import pytest
 from rmve.levels import MIN_CONFUSION, MergeTree, confusion_of, joint_of_halves, merge_tree
 
 
-def merge_apart(joint, **options) -> MergeTree:
+def merge_apart(joint, min_cells: int = 0, **options) -> MergeTree:
     """The tree of clusters that lie ever farther apart on a line, with as many cells each as the diagonal allows."""
     joint = np.asarray(joint, dtype=float)
     assigned = np.repeat(np.arange(len(joint)), np.maximum(np.round(joint.sum(0)).astype(int), 1))
-    return merge_tree(joint, assigned, 2.0 ** assigned[:, None], **options)
+    return merge_tree(joint, assigned, 2.0 ** assigned[:, None], min_cells=min_cells, **options)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_merges_by_hand():
     joint = np.array([[2.0, 1.0, 0, 0], [1.0, 1.0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1.0]])
     given = joint.copy()
     latent = np.array([[0.0], [0.1], [0.2], [1.0], [1.2], [0.3]])
-    tree = merge_tree(joint, np.array([0, 0, 0, 1, 1, 3]), latent)
+    tree = merge_tree(joint, np.array([0, 0, 0, 1, 1, 3]), latent, min_cells=0)
     assert (tree.n_components, tree.active.tolist()) == (4, [0, 1, 3])
     assert (tree.kept.tolist(), tree.merged.tolist()) == ([0, 0], [1, 3])
     np.testing.assert_allclose(tree.confusion, [1 / (3 * 2 / 6), 0.0])
@@ -72,7 +72,7 @@ def test_merges_by_hand():
 def test_clusters_apart_merge_by_ward():
     """Of clusters that no cell is between, the pair whose union costs least is merged first, and none by default."""
     latent = np.array([[0.0], [0.0], [5.0], [5.0], [6.0], [6.0]])
-    tree = merge_tree(2.0 * np.eye(3), np.repeat([0, 1, 2], 2), latent)
+    tree = merge_tree(2.0 * np.eye(3), np.repeat([0, 1, 2], 2), latent, min_cells=0)
     assert (tree.kept.tolist(), tree.merged.tolist()) == ([1, 0], [2, 1])
     assert tree.n_default == tree.n_finest == 3
 
@@ -106,6 +106,16 @@ def test_known_types_alone():
     """With nothing but known types, the default level has all of them, and coarser ones can be had."""
     tree = merge_apart(np.ones((3, 3)), n_known=3)
     assert (tree.n_default, tree.n_coarsest) == (3, 1)
+
+
+def test_few_cells_are_no_population():
+    """Clusters of fewer cells than that join the nearest first, though no cell is between them; known types do not."""
+    assigned = np.repeat([0, 1, 2, 3], [20, 2, 20, 1])
+    joint, latent = np.diag([20.0, 2.0, 20.0, 1.0]), np.array([0.0, 3.0, 4.0, 1.0])[assigned][:, None]
+    tree = merge_tree(joint, assigned, latent, min_cells=3)
+    assert list(zip(tree.kept, tree.merged, strict=True)) == [(0, 3), (1, 2), (0, 1)]
+    assert tree.n_default == 2
+    assert merge_tree(joint, assigned, latent, min_cells=3, n_known=4).n_default == 4
 
 
 @pytest.mark.parametrize("n_cells", [0, 3])
@@ -187,6 +197,7 @@ def test_tree_through_json(random):
         {"confusion": [0.5]},
         {"confusion": ["much", "little"]},
         {"distance": {"a": 1}},
+        {"support": [1.0]},
         {"n_indistinct": 3},
         {"n_indistinct": -1},
         {"n_indistinct": 0.5},
