@@ -333,7 +333,7 @@ for name, start in (
     ("two dimensions", np.zeros((240, 3), dtype=int)),
     ("fractions", np.zeros(240)),
     ("text", ["0"] * 240),
-    ("a component that does not exist", np.full(240, 3)),
+    ("more components than cells", np.full(240, 240)),
     ("negative numbers", np.full(240, -1)),
 ):
     train(f"`start` with {name}", ValueError, "`start`", start=start)
@@ -553,6 +553,13 @@ add(
     "'kind'",
 )
 add(
+    "differential_expression",
+    "a column with one group",
+    lambda world: world.model.differential_expression(groupby="_scvi_labels"),
+    ValueError,
+    "one group",
+)
+add(
     "get_normalized_expression",
     "`weights='importance'`",
     lambda world: world.model.get_normalized_expression(n_samples_overall=9, weights="importance"),
@@ -673,6 +680,10 @@ for given, change in (
     ("with another number of components", lambda d: d["init_params"].update(n_components=7)),
     ("with a negative size", lambda d: d["init_params"].update(n_latent=-4)),
     ("with options that are text", lambda d: d.update(init_params="none")),
+    ("without a merge tree", lambda d: d.pop("merge_tree")),
+    ("with a merge tree that is text", lambda d: d.update(merge_tree="tree")),
+    ("with a merge that cannot be", lambda d: d["merge_tree"].update(n_indistinct=-1)),
+    ("with a merge tree of another model", lambda d: d["merge_tree"].update(n_components=1000)),
     ("with clusters that do not fit", lambda d: d["attributes"].update(component_cluster_=[0])),
     (
         "with an array of an unknown type",

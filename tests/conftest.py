@@ -22,11 +22,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from scvi import REGISTRY_KEYS
+from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from rmve import RMVE
 from rmve.initialization import nearest_neighbors
+from rmve.levels import MergeTree
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import RMVEModule
 
@@ -85,7 +86,7 @@ def make_cells() -> Callable[..., ad.AnnData]:
         depth = np.exp(0.2 * rng.normal(size=(n_cells, 1)))
         counts = sp.csr_matrix(rng.poisson(rate * shift[batch] * depth).astype(np.float32))
         corner = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 50.0]])
-        return ad.AnnData(
+        adata = ad.AnnData(
             X=counts,
             layers={"counts": counts.copy()},
             obs=pd.DataFrame(
@@ -101,6 +102,9 @@ def make_cells() -> Callable[..., ad.AnnData]:
             var=pd.DataFrame(index=[f"gene {j}" for j in range(n_genes)]),
             obsm={"spatial": corner[y] + rng.normal(size=(n_cells, 2))},
         )
+        if subtypes:
+            adata.obs["subtype"] = 3 * y + subtype
+        return adata
 
     return build
 
@@ -186,15 +190,11 @@ def partly_labelled(make_cells, fit) -> RMVE:
 def overcomplete(make_cells, fit) -> RMVE:
     """A model with a component for each of nine subtypes of three types; tests must leave it as it is.
 
-    It learns the starting partition and no more, so that components stay apart, and its cells are sure of theirs.
+    It learns the subtypes that it starts from and no more, so that components stay apart.
     """
-    train = {"plan_kwargs": {"warmup_fraction": 1.0}}
-    model = fit(make_cells(subtypes=True), {"layer": "counts"}, n_components=9, train=train)
-    with torch.no_grad():
-        model.module.y_head.weight.mul_(20.0)
-        model.module.y_head.bias.mul_(20.0)
-    model.number_clusters()
-    return model
+    adata = make_cells(subtypes=True)
+    train = {"plan_kwargs": {"warmup_fraction": 1.0}, "start": adata.obs["subtype"]}
+    return fit(adata, {"layer": "counts"}, n_components=9, train=train, epochs=60)
 
 
 @pytest.fixture
@@ -314,6 +314,20 @@ def unchanged(contents) -> Callable[..., contextlib.AbstractContextManager]:
     return guard
 
 
+@pytest.fixture(scope="session")
+def make_tree() -> Callable[..., MergeTree]:
+    """Build a tree from merges ``(kept, merged, confusion)`` of all components that they name, or of one."""
+
+    def build(merges: list[tuple], n_components: int, n_indistinct: int = 0) -> MergeTree:
+        kept, merged, confusion = np.array(merges, dtype=float).reshape(-1, 3).T
+        active = np.unique([*kept, *merged] or [0]).astype(int)
+        apart = np.arange(len(kept)) / 2
+        kept, merged = kept.astype(int), merged.astype(int)
+        return MergeTree(n_components, active, kept, merged, confusion, apart, n_indistinct, 0.1 * apart, 10 * apart)
+
+    return build
+
+
 @pytest.fixture
 def groups():
     """Points around five corners, the corner of each, and their neighbour graph."""
@@ -337,7 +351,7 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         monkeypatch.setattr(RMVE, "train", train)
         monkeypatch.chdir(tmp_path)
         namespace: dict[str, object] = {"__name__": name}
-        repulsions = dict(REPULSIONS)
+        repulsions, seed = dict(REPULSIONS), settings.seed
         try:
             with plt.rc_context(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -346,6 +360,7 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         finally:
             REPULSIONS.clear()
             REPULSIONS.update(repulsions)
+            settings.seed = seed
             plt.close("all")
         return namespace
 

@@ -65,7 +65,7 @@ def test_annotate_is_idempotent(model, contents, assert_same):
 
 
 @pytest.mark.parametrize(
-    "step", ["_posterior", "_cluster_probabilities", "_component_table", "_resolution_table", "_place"]
+    "step", ["_posterior", "_cluster_probabilities", "_component_table", "get_resolutions", "_place"]
 )
 def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
     """Whichever step fails, nothing has been written."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rmve import RMVE, components
+from rmve import RMVE
 
 
 @pytest.fixture
@@ -34,13 +34,12 @@ def test_clusters_are_the_types(shared):
 
 
 def test_probabilities(shared):
-    """Rows sum to one, columns are the clusters, and the largest one is the cluster."""
+    """Rows sum to one, and columns are the clusters."""
     soft = shared.predict(soft=True)
     np.testing.assert_allclose(soft.sum(axis=1), 1.0, atol=1e-5)
     assert ((soft >= 0) & (soft <= 1)).all(axis=None)
     assert soft.columns.tolist() == shared.cluster_names_
     assert soft.index.equals(shared.adata.obs_names)
-    assert (soft.idxmax(axis=1) == shared.predict().astype(str)).all()
 
 
 @pytest.mark.parametrize("indices", [[5], [7, 3, 100], np.arange(10, 20)], ids=["one", "unordered", "array"])
@@ -69,11 +68,13 @@ def test_new_cells(shared, make_cells):
 
 
 def test_probabilities_do_not_exceed_one(many):
-    """The sum of a cell's probabilities over a cluster's components is at most 1, however it is rounded."""
+    """A cluster has the sum of its components' probabilities, at most 1 however it is rounded."""
     many.merge_components(1)
     assert (many.predict(soft=True) <= 1).all(axis=None)
     assignment = np.full((1, 9), np.float32(0.1112))
     assert many._cluster_probabilities(assignment, pd.Index(["x"])).iloc[0, 0] == 1.0
+    finest = many.merge_components(None).astype(str)
+    assert (many.predict(soft=True).idxmax(axis=1) == finest).all()  # a cluster has one component that holds cells
 
 
 def test_number_of_clusters(shared, many):
@@ -103,12 +104,14 @@ def test_names_of_labels(partly_labelled):
 
 def test_components_that_lost_their_cells_join_the_nearest(model):
     """A component that no cell is given to joins its nearest neighbour's cluster, and probabilities stay complete."""
+    lost, near, *_ = np.flatnonzero(model.get_components()["active"])
     with torch.no_grad():
-        model.module.y_head.bias[0] = -1e4
-        model.module.mixture.mean[0] = model.module.mixture.mean[1] + 0.01
+        model.module.y_head.bias[lost] = -1e4
+        model.module.mixture.mean[lost] = model.module.mixture.mean[near] + 0.01
+        model.module.mixture.log_var[lost] = model.module.mixture.log_var[near]
     model.number_clusters()
-    assert model.n_clusters == 2
-    assert model.component_cluster_[0] == model.component_cluster_[1]
+    assert model.n_clusters == model.get_components()["active"].sum()
+    assert model.component_cluster_[lost] == model.component_cluster_[near]
     np.testing.assert_allclose(model.predict(soft=True).sum(axis=1), 1.0, atol=1e-5)
 
 
@@ -182,21 +185,6 @@ def test_merging_gives_nested_partitions(many):
         finer, components = coarser.astype(str), many.component_cluster_
 
 
-def test_merging_with_uncertain_cells(many):
-    """Each number of clusters can be had, and partitions are nested, also where cells are torn between components."""
-    with torch.no_grad():
-        many.module.y_head.weight.mul_(1 / 40)
-        many.module.y_head.bias.mul_(1 / 40)
-    many.number_clusters()
-    n_active = int(many.get_components()["active"].sum())
-    finer = many.merge_components(n_active).astype(str)
-    for n_clusters in range(n_active - 1, 0, -1):
-        coarser = many.merge_components(n_clusters).astype(str)
-        assert coarser.nunique() == n_clusters
-        assert len(set(zip(finer, coarser, strict=True))) == n_clusters + 1
-        finer = coarser
-
-
 def test_merging_finds_the_types(many):
     """Overlapping components of one type are merged first: three clusters are the three types."""
     merged = many.merge_components(3)
@@ -218,11 +206,54 @@ def test_merge_tree(many):
     """The tree goes from the active components down to one cluster, one merge at a time."""
     tree = many.get_merge_tree()
     n_active = int(many.get_components()["active"].sum())
-    assert tree.columns.tolist() == ["kept", "merged", "overlap", "distance", "n_clusters"]
+    assert tree.columns.tolist() == ["kept", "merged", "confusion", "distance", "effect", "support", "n_clusters"]
     assert tree["n_clusters"].to_list() == list(range(n_active - 1, 0, -1))
-    assert (tree["kept"] < tree["merged"]).all()
-    assert not tree["merged"].duplicated().any()
-    assert (tree["distance"] >= 0).all()
+    for name, values in tree.drop(columns="n_clusters").items():
+        np.testing.assert_array_equal(values, getattr(many.tree, name))
+    subtype = many.adata.obs.groupby(many.merge_components(n_active), observed=True)["cell_type"].nunique()
+    assert (subtype == 1).all()  # no leaf is of two types
+    assert tree["confusion"].iloc[:-2].min() > tree["confusion"].iloc[-2:].max()  # types are apart, subtypes less so
+    assert tree["effect"].iloc[:-2].max() < tree["effect"].iloc[-2:].min()
+    assert tree["support"].iloc[-2:].min() > 5
+
+
+def test_a_model_has_one_tree(many, tmp_path):
+    """Asked for again, after a merge, from a file or from the weights alone, it is the same; no random number is used."""
+    tree = many.tree
+    many.merge_components(2)
+    assert many.tree is tree
+    many.save(tmp_path / "again")
+    loaded = RMVE.load(tmp_path / "again", adata=many.adata.copy())
+    pd.testing.assert_frame_equal(loaded.get_resolutions(), many.get_resolutions())
+    loaded.tree_, state = None, torch.get_rng_state()  # as of a checkpoint
+    pd.testing.assert_frame_equal(loaded.get_merge_tree(), many.get_merge_tree())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_new_training_gives_a_new_tree(many, cells, fit):
+    """The tree is that of the weights now."""
+    before = many.get_merge_tree()
+    many.train(max_epochs=2, batch_size=64, enable_progress_bar=False)
+    assert not many.get_merge_tree().equals(before)
+    expected = many.get_merge_tree()
+    many.tree_ = None
+    pd.testing.assert_frame_equal(many.get_merge_tree(), expected)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
+def test_two_opinions_of_data_without_molecules(cells, fit, tmp_path, likelihood):
+    """Without molecules, ``q(y|x)`` and ``p(y|z)`` are compared: parts of a type are one, and types are not."""
+    cells.X = np.log1p(cells.X.toarray()) if likelihood == "normal" else (cells.X > 2).astype(np.float32)
+    model = fit(cells, gene_likelihood=likelihood, n_components=None, epochs=60)
+    assert adjusted_rand_score(cells.obs["cell_type"], model.predict()) > 0.9
+    model.save(tmp_path / "m")
+    assert model.get_merge_tree()[["effect", "support"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(RMVE.load(tmp_path / "m", adata=cells).get_resolutions(), model.get_resolutions())
+    with torch.no_grad():  # nobody knows any more which component a place is of
+        model.module.mixture.mean.zero_()
+        model.module.mixture.log_var.zero_()
+    model.tree_ = None
+    assert model.tree.n_default == 1
 
 
 def test_resolutions(many):
@@ -231,7 +262,7 @@ def test_resolutions(many):
     n_active = len(tree) + 1
     assert table["n_clusters"].to_list() == list(range(n_active, 0, -1))
     assert table.iloc[0][["kept", "merged"]].to_list() == [-1, -1]
-    assert table.iloc[0][["overlap", "distance"]].isna().all()
+    assert table.iloc[0][["confusion", "distance", "effect", "support"]].isna().all()
     merges = table.iloc[1:].reset_index(drop=True)
     pd.testing.assert_frame_equal(merges[tree.columns], tree)
     assert table["separation"].is_monotonic_increasing
@@ -258,15 +289,6 @@ def test_clusters_that_are_no_cut_are_in_no_row(many):
     by_hand[by_hand == tree["merged"].iloc[-1]] = tree["kept"].iloc[-1]  # what the tree merges last
     many.set_clusters(np.unique(by_hand, return_inverse=True)[1])
     assert not many.get_resolutions()["in_use"].any()
-
-
-def test_known_types_are_recommended_though_they_overlap(partly_labelled, monkeypatch):
-    """With labels, no merge is recommended: a known type is a cluster whatever it overlaps with."""
-    tree = partly_labelled._merge_tree(*partly_labelled._posterior())
-    tree[:, 2] = 1.0
-    monkeypatch.setattr(type(partly_labelled), "_merge_tree", lambda *_: tree)
-    table = partly_labelled.get_resolutions()
-    assert table["recommended"].tolist() == [True] + [False] * len(tree)
 
 
 def test_resolutions_of_one_component(cells, fit):
@@ -296,26 +318,49 @@ def test_annotate_uses_merged_clusters(many):
     assert set(many.adata.uns["rmve"]["components"]["cluster"]) == {"0", "1"}
 
 
-def test_merging_of_what_overlaps(many):
-    """``"auto"`` merges while two clusters overlap, and no further."""
-    tree = many.get_merge_tree()
-    merged = many.merge_components("auto")
-    expected = len(tree) + 1 - int((tree["overlap"] >= components.MIN_OVERLAP).cummin().sum())
-    assert merged.nunique() == many.n_clusters == expected < len(tree) + 1
+@pytest.fixture(scope="module")
+def found(make_cells, fit):
+    """A model that found the number of its clusters."""
+    return fit(make_cells(), {"layer": "counts"}, n_components=None, epochs=60)
 
 
-@pytest.mark.parametrize("repulsion", ["hsic", None])
-def test_unknown_number_merges_what_overlaps(make_cells, fit, repulsion):
-    """A run that finds the number of clusters ends without overlapping ones, unless it has no repulsion."""
-    train = {"plan_kwargs": {"repulsion": 0.0, "potts": 0.0}}
-    model = fit(make_cells(subtypes=True), n_components=None, repulsion=repulsion, train=train)
-    n_active = int(model.get_components()["active"].sum())
-    overlapping = int((model.get_merge_tree()["overlap"] >= components.MIN_OVERLAP).cummin().sum())
-    assert overlapping > 0
-    assert model.n_clusters == (n_active if repulsion is None else n_active - overlapping)
+def test_number_that_is_found(found):
+    """Of many components, those of one type are one cluster, and types are not."""
+    assert found.module.n_components > 3
+    assert found.n_clusters == found.tree.n_default == 3
+    assert adjusted_rand_score(found.adata.obs["cell_type"], found.predict()) > 0.95
+    assert found.merge_components("auto").nunique() == 3
 
 
-def test_known_number_is_not_merged(many):
-    """A number of clusters that was asked for is kept."""
-    many.train(max_epochs=1, batch_size=64, enable_progress_bar=False)
-    assert many.n_clusters == int(many.get_components()["active"].sum())
+def test_start_does_not_matter(make_cells, fit, found):
+    """Runs from few or many small clusters, or from a partition of which no cluster is of one type, end alike."""
+    adata = make_cells()
+    mixed = np.arange(240) % 2 + 2 * adata.obs["cell_type"].cat.codes.to_numpy()  # two random halves of each type
+    for start in (mixed, np.random.default_rng(0).permutation(24).repeat(10)[np.argsort(mixed).argsort()]):
+        model = fit(adata, {"layer": "counts"}, {"start": start}, n_components=None, epochs=60)
+        assert model.module.n_components == start.max() + 1
+        assert adjusted_rand_score(found.predict(), model.predict()) > 0.95
+
+
+@pytest.mark.parametrize("n_components", [2, 7])
+def test_number_that_is_given(make_cells, fit, tmp_path, n_components):
+    """As many clusters as asked for, coarser or finer than what would be found; also after loading and more training."""
+    train = {"plan_kwargs": {"warmup_fraction": 1.0, "warmup_alpha": 10.0}}  # all that it starts from stays
+    model = fit(make_cells(subtypes=True), {"layer": "counts"}, train, n_components=n_components, epochs=60)
+    assert model.module.n_components > n_components
+    assert model.n_clusters == model.predict().nunique() == n_components
+    together = pd.crosstab(model.adata.obs["cell_type"], model.predict()) > 0
+    assert (together.sum(axis=int(n_components < 3)) == 1).all()  # whole types, or parts of one
+    model.save(tmp_path / "m")
+    loaded = RMVE.load(tmp_path / "m", adata=make_cells(subtypes=True))
+    pd.testing.assert_series_equal(loaded.predict(), model.predict())
+    loaded.train(max_epochs=1, batch_size=64, enable_progress_bar=False)
+    assert loaded.n_clusters == n_components
+
+
+def test_number_that_the_cells_do_not_support(cells, fit):
+    """Where repulsion leaves fewer clusters than were asked for, the model has those, and says so."""
+    train = {"plan_kwargs": {"repulsion": 100.0}}
+    with pytest.warns(UserWarning, match=r"`n_components=20` clusters were asked for, and the cells support (\d+)\."):
+        model = fit(cells, {"layer": "counts"}, train, n_components=20, epochs=30)
+    assert model.n_clusters == model.tree.n_finest < 20

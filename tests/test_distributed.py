@@ -32,7 +32,7 @@ if __name__ == "__main__":
     adata = rmve.datasets.toy(n_cells=400, n_clusters=3, seed=0)
     rmve.RMVE.setup_anndata(adata, layer="counts")
     model, keep = rmve.RMVE(adata, n_components=3), Keep()
-    model.train(max_epochs=20, batch_size=20, accelerator="cpu", enable_progress_bar=False, callbacks=[keep],
+    model.train(max_epochs=40, batch_size=20, accelerator="cpu", enable_progress_bar=False, callbacks=[keep],
                 devices=2, strategy="ddp")
     result = {"clusters": model.predict().tolist(), "assignment": keep.assignment, "steps": keep.steps,
               "mixture": model.module.mixture.mean.tolist(), "latent": model.get_latent_representation().tolist()}
@@ -89,7 +89,7 @@ def test_two_processes(tmp_path):
     script.write_text(SCRIPT)
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=600, cwd=tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first["steps"] == second["steps"] == 20 * 10
+    assert first["steps"] == second["steps"] == 40 * 10
     assert first["clusters"] == second["clusters"]
     assert first["assignment"] == second["assignment"]
     np.testing.assert_allclose(first["mixture"], second["mixture"])
@@ -100,6 +100,6 @@ def test_two_processes(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = RMVE(adata, n_components=3)
-        model.train(max_epochs=20, batch_size=40)
+        model.train(max_epochs=40, batch_size=40)
     assert adjusted_rand_score(model.predict(), first["clusters"]) > 0.9
     assert adjusted_rand_score(adata.obs["cell_type"], first["clusters"]) > 0.8

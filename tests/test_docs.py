@@ -70,5 +70,5 @@ def test_pages_have_code():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_the_user_guide_runs(page, run_blocks):
-    """The blocks of a page run one after the other; training is short."""
-    run_blocks(code_of(page), page.stem)
+    """The blocks of a page run one after the other; training is short, and long enough for clusters to compare."""
+    run_blocks(code_of(page), page.stem, n_epochs=40 if page.stem == "model" else 6)

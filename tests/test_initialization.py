@@ -11,7 +11,6 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
-from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 from rmve import initialization as init
@@ -176,65 +175,34 @@ def test_center_batches():
         np.testing.assert_allclose(np.cov(centered[batch == b].T), np.cov(points[batch == b].T))
 
 
-@pytest.mark.parametrize("n_clusters", [5, None])
-def test_partition_without_labels(groups, n_clusters):
-    """Clear groups are found, whether their number is given or not, and are the same for the same seed."""
-    points, truth, graph = groups
-    partition = init.starting_partition(points, graph, n_clusters, seed=1)
-    assert adjusted_rand_score(truth, partition) == 1.0
-    np.testing.assert_array_equal(partition, init.starting_partition(points, graph, n_clusters, seed=1))
-    unlabelled = np.full(250, -1)
-    np.testing.assert_array_equal(partition, init.starting_partition(points, graph, n_clusters, 1, labels=unlabelled))
+@pytest.mark.parametrize("n_cells", [2, 19, 500, 10_000])
+@pytest.mark.parametrize("n_clusters", [None, 1, 2, 60])
+def test_number_to_start_from(n_cells, n_clusters):
+    """More components than clusters are wanted, of ten cells on average, and at least as many as are wanted."""
+    found = init.default_n_components(n_cells, n_clusters)
+    if n_clusters == 1:
+        assert found == 1
+    elif n_cells == 10_000:
+        assert found >= max(init.N_START_COMPONENTS, 2 * (n_clusters or 0))
+    else:
+        assert found == max(n_clusters or 2, min(init.N_START_COMPONENTS, n_cells // init.MIN_START_CELLS))
 
 
-@pytest.mark.parametrize("n_clusters", [1, 3, 9, 40])
-def test_partition_has_the_number_asked_for(groups, n_clusters):
-    """Merging goes on beyond overlapping clusters, and stops before them, as asked."""
-    points, _, graph = groups
-    partition = init.starting_partition(points, graph, n_clusters, seed=0)
-    np.testing.assert_array_equal(np.unique(partition), np.arange(n_clusters))
+@pytest.mark.parametrize("max_cells", [10_000, 120])
+def test_start_is_finer_than_the_groups(groups, max_cells):
+    """Small clusters cut across no group, also where most cells are only assigned to them; a seed fixes them."""
+    points, truth, _ = groups
+    partition = init.starting_partition(points, 15, seed=1, max_cells=max_cells)
+    np.testing.assert_array_equal(np.unique(partition), np.arange(15))
+    assert len(set(zip(partition, truth, strict=True))) == 15
+    np.testing.assert_array_equal(partition, init.starting_partition(points, 15, seed=1, max_cells=max_cells))
 
 
-@pytest.mark.parametrize("max_cells", [10_000, 600])
-def test_partition_depends_on_overlap_not_on_size(monkeypatch, max_cells):
-    """A small group apart from two large ones stays on its own, however near; large ones are not split."""
-    monkeypatch.setattr(init, "MAX_OVERLAP_CELLS", max_cells)
-    rng = np.random.default_rng(1)
-    truth = np.repeat(range(3), [1000, 1000, 60])
-    centers = np.zeros((3, 10))
-    centers[1, 0], centers[2, 1] = 40.0, 10.0
-    points = centers[truth] + rng.normal(size=(len(truth), 10))
-    partition = init.starting_partition(points, init.nearest_neighbors(points, 15, 0), None, seed=0)
-    assert adjusted_rand_score(truth, partition) > 0.99
-
-
-def test_partition_keeps_labels(groups):
-    """Labelled cells keep their cluster, cells like them join it, and the others fill the remaining clusters."""
-    points, truth, graph = groups
-    labels = np.where((truth < 2) & (np.arange(250) % 3 == 0), truth, -1)
-    partition = init.starting_partition(points, graph, 5, seed=0, labels=labels)
-    np.testing.assert_array_equal(partition[labels >= 0], labels[labels >= 0])
-    np.testing.assert_array_equal(partition[truth < 2], truth[truth < 2])
-    assert adjusted_rand_score(truth, partition) > 0.7
-    assert partition.max() < 5
-
-
-def test_partition_of_labelled_cells(groups):
-    """When all cells are labelled, the partition is the labels, and a copy of them."""
-    points, truth, graph = groups
-    partition = init.starting_partition(points, graph, 7, seed=0, labels=truth)
-    np.testing.assert_array_equal(partition, truth)
-    assert partition is not truth
-
-
-def test_partition_with_fewer_free_cells_than_clusters(groups):
-    """More new clusters than unlabelled cells leave some of them empty."""
-    points, truth, graph = groups
-    labels = truth.copy()
-    labels[:2] = -1
-    partition = init.starting_partition(points, graph, 12, seed=0, labels=labels)
-    np.testing.assert_array_equal(partition[2:], truth[2:])
-    assert ((partition >= 0) & (partition < 12)).all()
+def test_start_of_fewer_points_than_clusters(recwarn):
+    """Where many cells are equal, some clusters stay empty, without a word."""
+    partition = init.starting_partition(np.repeat(np.eye(3), 10, axis=0), 8, seed=0)
+    assert len(set(zip(partition, np.repeat(range(3), 10), strict=True))) == len(set(partition)) == 3
+    assert not recwarn.list
 
 
 def test_moments(groups):

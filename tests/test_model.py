@@ -48,9 +48,9 @@ def test_likelihoods(cells, fit, likelihood):
         sc.pp.log1p(cells)
     if likelihood == "bernoulli":
         cells.X = (cells.X > 2).astype(np.float32)
-    model = fit(cells, gene_likelihood=likelihood, train={"plan_kwargs": {"repulsion": 1.0}})
+    model = fit(cells, gene_likelihood=likelihood, epochs=60)
     check_sane(model)
-    assert agreement(model) > 0.7
+    assert agreement(model) > 0.9
     expression = model.get_normalized_expression(n_samples=2)
     assert expression.shape == cells.shape
     assert np.isfinite(expression.to_numpy()).all()
@@ -111,36 +111,6 @@ def test_numbers_as_batches(cells, fit, make_cells, tmp_path, values):
     expected = model.predict(query, soft=True)
     again = RMVE.load(tmp_path / "m", adata=False).predict(query.copy(), soft=True)
     pd.testing.assert_frame_equal(again, expected, atol=1e-6)
-
-
-def test_number_of_clusters_is_found(cells, fit):
-    """Without a number of components the model gets as many as it finds clusters, and each cluster has cells."""
-    model = fit(cells, n_components=None, epochs=30)
-    check_sane(model)
-    assert model.n_clusters == cells.obs["cell_type"].nunique()
-    assert model.module.n_components <= cells.n_obs // 10
-    assert (model.predict().value_counts() > 0).all()
-
-
-def test_fewer_clusters_than_there_are(cells, fit, tmp_path):
-    """With fewer clusters wanted than the cells fall into, components of whole types are merged; also after loading."""
-    model = fit(cells, n_components=2, epochs=60)
-    assert model.n_clusters == 2
-    assert model.module.n_components == 3
-    together = pd.crosstab(cells.obs["cell_type"], model.predict(), normalize="index")
-    assert (together.max(axis=1) > 0.95).all()
-    assert model.predict(soft=True).shape[1] == 2
-    model.save(tmp_path / "m")
-    again = RMVE.load(tmp_path / "m", cells.copy())
-    pd.testing.assert_series_equal(again.predict(), model.predict())
-    assert again.n_clusters_wanted_ == 2
-    again.train(max_epochs=1)
-    assert again.n_clusters == 2
-
-
-def test_more_components_than_clusters(cells, fit):
-    """Where the cells fall into fewer clusters than components are asked for, there are as many as asked for."""
-    assert fit(cells, n_components=5, epochs=2).module.n_components == 5
 
 
 def test_one_component(cells, fit):
@@ -291,7 +261,7 @@ def test_history(shared):
     assert {"train_loss", "elbo_train", "reconstruction_loss_train", "n_components"} <= set(history)
     assert len(history["elbo_train"]) == 20
     assert float(history["elbo_train"].iloc[-1, 0]) < float(history["elbo_train"].iloc[0, 0])
-    assert 1 <= float(history["n_components"].iloc[-1, 0]) <= 3
+    assert 3 <= float(history["n_components"].iloc[-1, 0]) <= shared.module.n_components
 
 
 @pytest.mark.parametrize("where", ["uns", "obsp"])

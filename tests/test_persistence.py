@@ -118,13 +118,14 @@ def test_history_and_names_survive(shared, saved):
     assert loaded.get_var_names().tolist() == [f"gene {j}" for j in range(60)]
 
 
-def test_merged_clusters_survive(model, cells, tmp_path):
-    """Merged clusters stay merged, and can be undone after loading."""
+def test_levels_survive(model, cells, tmp_path):
+    """The level in use stays, and others can be chosen after loading."""
     merged = model.merge_components(2)
     model.save(tmp_path / "m")
     loaded = RMVE.load(tmp_path / "m", adata=cells)
     pd.testing.assert_series_equal(loaded.predict(), merged)
-    assert loaded.merge_components(None).nunique() == 3
+    pd.testing.assert_frame_equal(loaded.get_resolutions(), model.get_resolutions())
+    assert loaded.merge_components("auto").nunique() == model.tree.n_default
 
 
 def test_spatial_map_survives(model, cells, tmp_path):

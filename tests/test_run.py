@@ -111,6 +111,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(untrained, cells, kille
     again = cells.copy()
     resumed = RMVE.resume(folder, again, quiet=True)
     pd.testing.assert_frame_equal(resumed.predict(soft=True), untrained.predict(soft=True))
+    pd.testing.assert_frame_equal(resumed.get_resolutions(), untrained.get_resolutions())
     for name, value in untrained.module.state_dict().items():
         torch.testing.assert_close(resumed.module.state_dict()[name], value, rtol=0, atol=0)
     assert set(resumed.history) == set(untrained.history)
@@ -146,7 +147,8 @@ def test_a_checkpoint_is_a_model(cells, killed_run):
     """It can be loaded, predicts, and knows its history and split."""
     folder = killed_run(14)
     model = RMVE.load(folder / "epoch_3", adata=cells)
-    assert model.predict().nunique() == 3
+    assert model.predict().nunique() > 3  # its small clusters, until a level is asked for
+    assert model.merge_components(3).nunique() == 3
     assert len(model.history["train_loss"]) == 3
     assert len(model.train_indices_) == 240
     model.annotate()
@@ -164,6 +166,9 @@ def test_second_training_resumed(untrained, cells, tmp_path):
     untrained.train(**QUICK)
     with pytest.raises(KeyboardInterrupt):
         untrained.train(checkpoint_dir=tmp_path / "run", callbacks=[At(14, interrupt)], **QUICK)
+    checkpoint = RMVE.load(list_epochs(tmp_path / "run")[-1], adata=cells.copy())
+    tree, checkpoint.tree_ = checkpoint.get_merge_tree(), None
+    pd.testing.assert_frame_equal(checkpoint.get_merge_tree(), tree)  # of these weights, not of the first training's
     resumed = RMVE.resume(tmp_path / "run", cells.copy(), quiet=True)
     assert list(resumed.history["train_loss"].index) == list(range(12))
 
@@ -365,8 +370,9 @@ def test_further_training_uses_dropout(untrained):
 def test_early_stopping_waits_for_the_warm_ups(untrained):
     """Until every strength has its value, no epoch counts as one without improvement."""
     stops = {"max_epochs": 20, "early_stopping_patience": 1, "early_stopping_min_delta": 1e6}
-    untrained.train(**(QUICK | stops), early_stopping=True)
-    # a third is held, then 0.6 of the rest is ramps: 14.67 epochs; the next is the first that counts, the one after stops
+    plan = {"warmup_fraction": 0.3, "potts_ramp_fraction": 0.4, "repulsion_ramp_fraction": 0.6}
+    untrained.train(**(QUICK | stops), early_stopping=True, plan_kwargs=plan)
+    # 0.3 are held, then 0.6 of the rest is ramps: 14.4 epochs; the next is the first that counts, the one after stops
     assert len(untrained.history["train_loss"]) == 17
     assert untrained.trainer.early_stopping_callback.monitor == "elbo_validation"
 

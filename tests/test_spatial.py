@@ -412,7 +412,7 @@ def test_by_cluster_uses_the_components(placed, tmp_path):
     placed.save(tmp_path / "model")
     model = RMVE.load(tmp_path / "model", adata=placed.adata)
     smap = model.fit_spatial_map(kind="by_cluster")
-    assert smap.cluster_coef_.shape == (3, 2, 5)
+    assert smap.cluster_coef_.shape == (model.module.n_components, 2, 5)
     assignment, latent = model._posterior()
     found = model.map_to_space()
     np.testing.assert_allclose(found[["0", "1"]], smap.predict(latent, assignment), rtol=1e-5)

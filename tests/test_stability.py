@@ -8,17 +8,22 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rmve import RMVE, components, datasets, stability
+from rmve import RMVE, datasets, stability
+from rmve.levels import MergeTree
 from rmve.stability import Run, agreement_by_number, compare_runs, match_labels, recommend_number
 
 INDEX = pd.Index([f"cell {i}" for i in range(8)])
 REFERENCE = np.array([0, 0, 0, 1, 1, 1, 2, 2])
 
 
-def compare(partitions):
-    """Comparison of partitions without a tree."""
-    runs = [Run(p, np.arange(p.max() + 1), np.zeros((0, 4))) for p in partitions]
-    return compare_runs(runs, INDEX)
+@pytest.fixture
+def compare(make_tree):
+    """Comparison of partitions, without merges."""
+
+    def run(partitions):
+        return compare_runs([Run(p, np.arange(p.max() + 1), make_tree([], p.max() + 1)) for p in partitions], INDEX)
+
+    return run
 
 
 def test_match_labels_undoes_a_renaming():
@@ -40,7 +45,7 @@ def test_match_labels_with_fewer_clusters():
     np.testing.assert_array_equal(matched, [0, 0, 0, 1, 1, 1, 1, 1])
 
 
-def test_agreement_is_the_adjusted_rand_index():
+def test_agreement_is_the_adjusted_rand_index(compare):
     """The matrix holds the index of each pair of runs and ones on its diagonal; the mean is over pairs."""
     other = np.array([0, 0, 1, 1, 1, 1, 2, 2])
     third = np.array([0, 0, 0, 0, 1, 1, 1, 1])
@@ -52,7 +57,7 @@ def test_agreement_is_the_adjusted_rand_index():
     assert found.mean_agreement == pytest.approx((matrix[0, 1] + matrix[0, 2] + matrix[1, 2]) / 3)
 
 
-def test_consensus_and_cell_stability():
+def test_consensus_and_cell_stability(compare):
     """Each cell gets the cluster of most runs, and the share of runs that agree with it."""
     moved = REFERENCE.copy()
     moved[0] = 1
@@ -65,7 +70,7 @@ def test_consensus_and_cell_stability():
     assert list(found.labels.columns) == [0, 1, 2]
 
 
-def test_ties_go_to_the_reference():
+def test_ties_go_to_the_reference(compare):
     """With two runs that disagree on a cell, it keeps the reference's cluster."""
     moved = REFERENCE.copy()
     moved[0] = 1
@@ -74,7 +79,7 @@ def test_ties_go_to_the_reference():
     np.testing.assert_array_equal(found.consensus.astype(int), reference)
 
 
-def test_needs_two_runs():
+def test_needs_two_runs(compare):
     """One run cannot be compared."""
     with pytest.raises(ValueError, match="At least two"):
         compare([REFERENCE])
@@ -105,13 +110,8 @@ def test_rand_index_at_the_ends(table, expected):
     assert stability.rand_index(np.array(table)) == expected
 
 
-def tree_of(*merges):
-    """A tree of merges ``(kept, merged, overlap)``."""
-    return np.array([[kept, merged, overlap, 0.0] for kept, merged, overlap in merges]).reshape(-1, 4)
-
-
 @pytest.fixture
-def runs():
+def runs(make_tree):
     """Two runs of five and four components on 50 cells; both find three clusters, which are the same."""
     truth = np.repeat([0, 1, 2], [20, 15, 15])
     first = truth.copy()
@@ -119,19 +119,9 @@ def runs():
     second = np.array([4, 2, 0])[truth]  # other numbers; component 3 holds no cells
     second[::2][:10] = 1  # another part of cluster 0
     return [
-        Run(first, np.arange(5), tree_of((0, 3, 0.9), (1, 4, 0.5), (1, 2, 0.1), (0, 1, 0.0))),
-        Run(second, np.arange(5), tree_of((1, 4, 0.8), (0, 1, 0.1), (0, 2, 0.0))),
+        Run(first, np.arange(5), make_tree([(0, 3, 0.9), (1, 4, 0.5), (1, 2, 0.1), (0, 1, 0.0)], 5, n_indistinct=2)),
+        Run(second, np.arange(5), make_tree([(1, 4, 0.8), (0, 1, 0.1), (0, 2, 0.0)], 5, n_indistinct=1)),
     ]
-
-
-def test_cut_of_a_run(runs):
-    """A run can be cut at each number of clusters; its own number is where no clusters overlap."""
-    first, second = runs
-    assert (first.n_active, second.n_active) == (5, 4)
-    assert (first.n_found, second.n_found) == (3, 3)
-    np.testing.assert_array_equal(first.cut(5), [0, 1, 2, 3, 4])
-    np.testing.assert_array_equal(first.cut(3), [0, 1, 2, 0, 1])
-    np.testing.assert_array_equal(second.cut(3), [0, 1, 2, 3, 1])
 
 
 def test_agreement_by_number_by_hand(runs):
@@ -141,7 +131,7 @@ def test_agreement_by_number_by_hand(runs):
     assert table["n_pairs"].tolist() == [1, 1, 1, 0]
     assert table["n_found"].tolist() == [0, 2, 0, 0]
     for number in (2, 3, 4):
-        partitions = [run.cut(number)[run.assigned] for run in runs]
+        partitions = [run.tree.cut(number)[run.assigned] for run in runs]
         assert table.loc[number, "agreement"] == pytest.approx(adjusted_rand_score(*partitions))
     assert table.loc[3, "agreement"] == 1.0
     assert table.loc[[2, 4], "agreement"].max() < 0.9
@@ -153,7 +143,7 @@ def test_spread_of_agreement(runs):
     moved = Run(np.roll(runs[0].assigned, 3), *(runs[0].cluster_of, runs[0].tree))
     three = [*runs, moved]
     row = agreement_by_number(three).set_index("n_clusters").loc[3]
-    partitions = [run.cut(3)[run.assigned] for run in three]
+    partitions = [run.tree.cut(3)[run.assigned] for run in three]
     scores = [adjusted_rand_score(partitions[i], partitions[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert row["n_pairs"] == 3
     assert row["agreement"] == pytest.approx(np.mean(scores))
@@ -161,7 +151,7 @@ def test_spread_of_agreement(runs):
     assert row["lowest"] == pytest.approx(min(scores))
 
 
-def test_runs_of_one_component_have_no_resolutions():
+def test_runs_of_one_component_have_no_resolutions(compare):
     """Where all runs end with one component, the table is empty and one cluster is recommended."""
     found = compare([np.zeros(8, dtype=int)] * 2)
     assert found.resolutions.empty
@@ -204,7 +194,7 @@ def test_rule_of_recommendation(agreement, found, expected):
 
 
 OPTIONS = {"n_components": 3, "n_latent": 5, "n_hidden": 32, "n_layers": 1}
-TRAIN = {"max_epochs": 20, "batch_size": 64, "enable_progress_bar": False}
+TRAIN = {"max_epochs": 60, "batch_size": 64, "enable_progress_bar": False}
 
 
 def test_stability_of_runs(cells, unchanged):
@@ -224,24 +214,14 @@ def test_stability_of_runs(cells, unchanged):
     assert ended == pytest.approx(found.agreement.loc[0, 1])
 
 
-def test_stability_from_too_many_components(cells):
-    """Of nine components, each run merges those that overlap, and the three types are recommended."""
-    RMVE.setup_anndata(cells, layer="counts")
-    found = RMVE.stability(cells, n_runs=2, train_kwargs=TRAIN, **{**OPTIONS, "n_components": 9})
-    assert found.resolutions["n_clusters"].max() > 3
-    assert found.recommended == 3
-    at_three = found.resolutions.set_index("n_clusters").loc[3]
-    assert at_three["agreement"] > 0.9
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("separation", "expected"), [(8.0, 5), (1.0, 1)])
 def test_recommended_number_of_simulated_clusters(separation, expected):
-    """Of twelve components to start from, as many are recommended as there are clusters that can be told apart."""
+    """As many are recommended as there are clusters that can be told apart."""
     cells = datasets.simulate(600, 300, n_clusters=5, separation=separation, seed=6)
     RMVE.setup_anndata(cells, layer="counts")
     train = {**TRAIN, "max_epochs": 40}
-    found = RMVE.stability(cells, n_runs=3, train_kwargs=train, **{**OPTIONS, "n_components": 12})
+    found = RMVE.stability(cells, n_runs=3, train_kwargs=train, **{**OPTIONS, "n_components": None})
     assert found.recommended == expected
 
 
@@ -256,8 +236,9 @@ def test_stability_of_an_unknown_number(make_cells):
         model = RMVE(cells, **options)
         model.train(**TRAIN)
     assert adjusted_rand_score(model.predict(), found.labels[1]) == 1.0
-    table = found.resolutions
-    assert model.n_clusters == 1 or table.loc[table["n_clusters"] == model.n_clusters, "n_found"].item() >= 1
+    table = found.resolutions.set_index("n_clusters")
+    assert model.n_clusters == 1 or table.loc[model.n_clusters, "n_found"] >= 1
+    assert table.index.max() >= model.tree.n_finest
 
 
 def test_stability_with_labels(cells):
@@ -269,12 +250,6 @@ def test_stability_with_labels(cells):
     assert adjusted_rand_score(cells.obs["cell_type"], found.consensus) > 0.9
 
 
-def test_known_types_count_though_they_overlap(runs):
-    """With labels, a run finds all components that hold cells."""
-    labelled = Run(runs[0].assigned, runs[0].cluster_of, runs[0].tree, labelled=True)
-    assert (runs[0].n_found, labelled.n_found) == (3, 5)
-
-
 def test_stability_fails_without_a_trace(cells, unchanged, monkeypatch):
     """When a run fails, data and torch's generator are as before."""
     RMVE.setup_anndata(cells, layer="counts")
@@ -283,7 +258,7 @@ def test_stability_fails_without_a_trace(cells, unchanged, monkeypatch):
     def fail(*args):
         raise MemoryError
 
-    monkeypatch.setattr(components, "merge_tree", fail)
+    monkeypatch.setattr(MergeTree, "cut", fail)
     with unchanged(cells, without_scvi=True), pytest.raises(MemoryError):
         RMVE.stability(cells, n_runs=2, train_kwargs={**TRAIN, "max_epochs": 1}, **OPTIONS)
     assert torch.equal(state, torch.get_rng_state())

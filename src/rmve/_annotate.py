@@ -57,7 +57,7 @@ class AnnotateMixin:
             "components": self._component_table(training[0]),
             "component_means": self.component_means.to_numpy(),
             "component_variances": self.component_variances.to_numpy(),
-            "resolutions": self._resolution_table(*training),
+            "resolutions": self.get_resolutions(),
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
         if self.spatial_map_ is not None:

@@ -241,7 +241,7 @@ class ClustersMixin:
             r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
             return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a model has one tree, whenever it is asked for
+            torch.default_generator.manual_seed(0)  # a model has one tree, whenever it is asked for
             tree = merge_tree(self._joint_of_halves(), assigned, latent, n_known)
             effect, support = support_of_merges(*self._halves(), tree)
         return replace(tree, effect=effect, support=support)

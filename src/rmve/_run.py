@@ -65,6 +65,7 @@ class RunMixin:
             Whether ``fit`` goes on from a checkpoint.
         """
         was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in fit)
+        self.tree_ = None  # that of an earlier run is not one of its checkpoints
         callbacks = [*(fit.get("callbacks") or []), guard]
         folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None:

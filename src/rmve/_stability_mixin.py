@@ -50,9 +50,8 @@ class StabilityMixin:
 
         Notes
         -----
-        The number of clusters can be recommended among those that the runs can be cut to, no others. To look for finer
-        ones than a run finds by itself, start from more components than there can be clusters, for example
-        ``n_components=30``. See :func:`rmve.stability.recommend_number` for the rule and its limits.
+        The number of clusters can be recommended among the levels of the runs, no others. See
+        :func:`rmve.stability.recommend_number` for the rule and its limits.
         """
         check_positive_int("n_runs", n_runs, minimum=2)
         seeds = range(n_runs) if seeds is None else seeds

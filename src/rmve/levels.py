@@ -8,6 +8,7 @@ the whole tree follows from one ``(K, K)`` matrix.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from operator import index
 
 import numpy as np
 
@@ -116,10 +117,11 @@ class MergeTree:
             arrays = ("active", "kept", "merged", *types)
             values = {field.name: values[field.name] for field in fields(cls)}
             values |= {name: np.asarray(values[name], dtype=types.get(name, int)).reshape(-1) for name in arrays}
+            values |= {name: index(values[name]) for name in ("n_components", "n_indistinct")}
             tree = cls(**values)
-            lengths = {len(getattr(tree, name)) for name in arrays[1:]}
-            left = set(tree.active.tolist())
-            if lengths != {len(tree.kept)} or not left <= set(range(tree.n_components)):
+            left = tree.active.tolist()
+            fits = left == sorted(set(left)) and all(0 <= component < tree.n_components for component in left)
+            if {len(values[name]) for name in arrays[1:]} != {len(tree.kept)} or not fits:
                 raise ValueError("lengths or numbers do not fit")
             for kept, merged in zip(tree.kept.tolist(), tree.merged.tolist(), strict=True):
                 if kept not in left or kept == merged:
@@ -127,7 +129,7 @@ class MergeTree:
                 left.remove(merged)
             if not 0 <= tree.n_indistinct <= len(tree.kept):
                 raise ValueError("the default level is not a level")
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"no merge tree: {error}") from error
         return tree
 

@@ -59,11 +59,11 @@ class RMVE(
     registry
         Registry of a saved model, instead of ``adata``.
     n_components
-        Number of components, and of clusters. ``None`` finds it: a run starts from as many as do not overlap on the
-        neighbour graph, the repulsion empties redundant ones, and those that share their cells in the end are merged.
-        If the cells fall into more clusters than ``n_components``, the mixture gets a component for each, and the most
-        overlapping are merged in the end until ``n_components`` clusters are left. With labels, ``None`` is a component
-        for each and for each cluster that is too poor in labelled cells to be of a known type, without repulsion.
+        Number of clusters; ``None`` finds it. A run starts from more components than that, from small clusters
+        (:func:`rmve.initialization.default_n_components`), and the repulsion empties redundant ones. Those that are left
+        are the finest level; the default one merges components of one population (:mod:`rmve.levels`), and
+        ``n_components`` is another level, finer or coarser. With labels, a run starts from a component for each and
+        for each small cluster that is too poor in labelled cells to be of a known type, with ``None`` without repulsion.
     n_latent
         Dimension of the latent space.
     n_hidden, n_layers
@@ -221,8 +221,8 @@ class RMVE(
         plan_kwargs
             Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
         start
-            Component of each cell to start from, integers in ``[0, K)``; ``None`` finds a partition. Labelled cells keep
-            their label.
+            Component of each cell to start from, integers from 0; ``None`` finds a partition. It may be finer than the
+            clusters wanted: the mixture gets a component for each part. Labelled cells keep their label.
         quiet
             Whether to show neither the progress bar nor the notes of the training libraries.
         checkpoint_dir
@@ -345,10 +345,14 @@ class RMVE(
         ------
         KeyError
             If there is no such column.
+        ValueError
+            If it has one group only.
         """
         cells = self.adata if adata is None else adata
         if groupby is not None and cells is not None:
             check.require_column(cells, groupby, "groupby")
+            if cells.obs[groupby].nunique() < 2:
+                raise ValueError(f"`groupby={groupby!r}` has one group only: there is nothing to compare it with.")
         return super().differential_expression(adata, groupby, *args, **kwargs)
 
     def get_importance_weights(self, *args, **kwargs) -> None:

@@ -100,7 +100,8 @@ def make_report(
         "<h2>How many clusters</h2>",
         _figure(
             lambda: pl.merge_tree(adata, key),
-            "Components merge from the most overlapping to the least. A long stretch without a merge is a natural cut.",
+            "Components of one population merge first, then those nearest to each other. The default level is the finest one "
+            "whose clusters are different populations.",
         ),
         _figure(lambda: pl.components(adata, key), "Components of the mixture, their cells and their distances."),
         _figure(

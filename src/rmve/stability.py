@@ -200,8 +200,8 @@ def recommend_number(resolutions: pd.DataFrame, found: Sequence[int]) -> int:
     Notes
     -----
     Agreement alone cannot tell a number: it is often best at two clusters, where little can differ, and says nothing of
-    whether clusters are apart. Overlap alone can: clusters that share cells are parts of one. But it is one run's
-    opinion. So the overlap bounds the number, and agreement lowers it where runs split the cells differently.
+    whether clusters are apart. Confusion alone can: clusters that share cells are parts of one. But it is one run's
+    opinion. So the default level bounds the number, and agreement lowers it where runs split the cells differently.
 
     It fails where the runs are wrong together. A type that no run keeps apart is not found again, whatever the
     agreement: compare with runs from more components. A continuum that all runs cut alike counts as clusters. Where

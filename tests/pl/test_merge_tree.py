@@ -88,13 +88,13 @@ def test_branches_have_the_color_of_their_cluster(merged):
     assert to_hex(stem.get_color()) not in ["#102030", "#405060", "#708090"]
 
 
-def test_overlaps_stand_below(merged):
-    """Each merge has its overlap, at the number of clusters that it leads to."""
+def test_confusions_stand_below(merged):
+    """Each merge has its confusion, at the number of clusters that it leads to."""
     _, cuts = tables(merged)
     (below,) = rmve.pl.merge_tree(merged).child_axes
     drawn = np.asarray(below.collections[-1].get_offsets())
     np.testing.assert_array_equal(drawn[:, 0], cuts["n_clusters"].iloc[1:])
-    np.testing.assert_allclose(drawn[:, 1], np.maximum(cuts["overlap"].iloc[1:], 0.01))
+    np.testing.assert_allclose(drawn[:, 1], np.maximum(cuts["confusion"].iloc[1:], 0.01))
 
 
 def marked(ax):
@@ -103,7 +103,7 @@ def marked(ax):
 
 
 def test_cuts_are_marked(merged):
-    """The cut in use and the recommended one lie right of the merge to their number, also among the overlaps."""
+    """The cut in use and the recommended one lie right of the merge to their number, also among the confusions."""
     _, cuts = tables(merged)
     recommended = int(cuts.loc[cuts["recommended"], "n_clusters"].iloc[0])
     ax = rmve.pl.merge_tree(merged, recommended=5)
@@ -132,7 +132,7 @@ def test_labels_do_not_overlap(merged):
 
 
 def test_one_component_has_no_merges(merged):
-    """A component alone is a branch, without overlaps."""
+    """A component alone is a branch, without confusions."""
     results = merged.uns[NAMES.uns]
     results["components"] = results["components"].iloc[:1].assign(active=True)
     results["resolutions"] = results["resolutions"].iloc[-1:].assign(recommended=True)

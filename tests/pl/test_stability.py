@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,12 +13,17 @@ import rmve
 from rmve.stability import Run, compare_runs
 
 
-def make_runs(n_runs: int, n_components: int) -> list[Run]:
-    """Runs that differ in a third of their cells, with trees that merge the highest component first."""
+@pytest.fixture
+def make_runs(make_tree):
+    """Build runs that differ in a third of their cells, with trees that merge the highest component first."""
+    return functools.partial(runs_with, make_tree)
+
+
+def runs_with(make_tree, n_runs: int, n_components: int) -> list[Run]:
     rng = np.random.default_rng(0)
     truth = rng.integers(n_components, size=300)
-    merges = [(0, k, 0.5 if k > 2 else 0.0, 1.0) for k in range(n_components - 1, 0, -1)]
-    tree = np.array(merges, dtype=float).reshape(-1, 4)
+    merges = [(0, k, 0.9 if k > 2 else 0.0) for k in range(n_components - 1, 0, -1)]
+    tree = make_tree(merges, n_components, n_indistinct=max(n_components - 3, 0))
     runs = []
     for _ in range(n_runs):
         assigned = np.where(rng.random(300) < 1 / 3, rng.integers(n_components, size=300), truth)
@@ -25,7 +32,7 @@ def make_runs(n_runs: int, n_components: int) -> list[Run]:
 
 
 @pytest.fixture
-def compared():
+def compared(make_runs):
     return compare_runs(make_runs(3, 6), pd.RangeIndex(300).astype(str))
 
 
@@ -39,7 +46,7 @@ def test_draws_agreement_against_the_number_of_clusters(compared):
     assert band[:, 1].max() == pytest.approx((table["agreement"] + table["sd"]).max())
 
 
-def test_bars_are_the_shares_of_runs(compared):
+def test_bars_are_the_shares_of_runs(compared, make_runs):
     """Runs that find one cluster only count, too: shares sum to one."""
     bars = {bar.get_x() + bar.get_width() / 2: bar.get_height() for bar in rmve.pl.stability(compared).patches}
     assert {x: share for x, share in bars.items() if share} == {3: 1.0}
@@ -54,7 +61,7 @@ def test_marks_the_recommended_number(compared):
 
 
 @pytest.mark.parametrize(("n_runs", "written"), [(3, 9), (9, 0)])
-def test_matrix_of_runs(n_runs, written):
+def test_matrix_of_runs(make_runs, n_runs, written):
     """Agreement of each pair beside the curve, in numbers for few runs."""
     compared = compare_runs(make_runs(n_runs, 3), pd.RangeIndex(300).astype(str))
     (beside,) = rmve.pl.stability(compared).child_axes
@@ -64,7 +71,7 @@ def test_matrix_of_runs(n_runs, written):
     assert f"{compared.mean_agreement:.2f}" in beside.get_title()
 
 
-def test_runs_of_one_component_can_be_drawn():
+def test_runs_of_one_component_can_be_drawn(make_runs):
     """There is no curve then, but the recommendation and the matrix."""
     ax = rmve.pl.stability(compare_runs(make_runs(2, 1), pd.RangeIndex(300).astype(str)))
     ax.figure.draw_without_rendering()

@@ -41,8 +41,8 @@ def test_model_refuses(cells, unchanged, options, error, message):
         (np.zeros(239, dtype=int), r"`start` must be 240 integers.*\(239,\)"),
         (np.zeros((240, 3), dtype=int), r"`start` must be 240 integers.*\(240, 3\)"),
         (np.zeros(240), "`start` must be 240 integers.*float64"),
-        (np.full(240, 3), r"`start` must lie in \[0, 3\).*3 to 3"),
-        (np.full(240, -1), r"`start` must lie in \[0, 3\).*-1"),
+        (np.full(240, 240), r"`start` must lie in \[0, 240\).*240 to 240"),
+        (np.full(240, -1), r"`start` must lie in \[0, 240\).*-1"),
     ],
 )
 def test_start_that_does_not_fit(cells, unchanged, start, message):

@@ -53,8 +53,8 @@ def merge_tree(
     -------
     The axes with the tree: a row for each component, named by its cluster, with its cells and a dot whose area is
     their number; to the right ever fewer clusters, so that a vertical line is a cut. Branches have the colours of the
-    clusters in use where they lie within one. Below, the confusion of the merge that leads to each number of clusters: 1 for one
-    population, 0 for clusters that share no cell.
+    clusters in use where they lie within one. Below, the confusion of the merge that leads to each number of clusters:
+    1 for one population, 0 for clusters that share no cell.
 
     Raises
     ------
