@@ -161,7 +161,7 @@ def _where_counts_are(adata: ad.AnnData, layer: str | None) -> str:
             return f"`adata.raw` holds counts, but lacks {missing} of the genes in `adata.var_names`: leave these out first"
         return (
             "`adata.raw` holds counts: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`, and "
-            "`layer='counts'` to `setup_anndata`"
+            "`layer='counts'` to `setup_anndata` (`--layer raw` on the command line)"
         )
     return "There are none in `adata`: neither another layer nor `adata.raw` holds counts. Read them from the original file"
 
