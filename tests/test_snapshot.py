@@ -180,3 +180,9 @@ def test_model_without_data_meets_new_cells_twice(saved, make_cells):
     expected = second.obs["rmve"].cat.codes.groupby(second.obs["rmve"], observed=True).size().to_dict()
     table = second.uns["rmve"]["components"]
     assert table.loc[table["active"], "n_cells"].sum() == sum(expected.values())
+
+
+def test_cells_of_a_model_are_not_replaced(model, cells):
+    """By assignment: the error says what to do instead."""
+    with pytest.raises(AttributeError, match="RMVE.load"):
+        model.adata = cells.copy()

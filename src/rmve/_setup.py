@@ -129,6 +129,18 @@ class SetupMixin:
             raise ValueError("`adata` is not set up. Call `RMVE.setup_anndata(adata, ...)` first.")
         _check_unchanged(manager)
 
+    @property
+    def adata(self) -> AnnData | None:
+        """The cells that the model was made or loaded with."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        raise AttributeError(
+            "A model keeps its cells. Give others to its methods, as in `model.predict(adata)`, or save the model and load "
+            "it with them: `RMVE.load(path, adata=adata)`."
+        )
+
     def _check_unchanged(self) -> None:
         """Raise ValueError if the model's data is not as it was when it was set up."""
         _check_unchanged(self.adata_manager)

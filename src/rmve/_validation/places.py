@@ -15,7 +15,7 @@ from rmve._validation.arguments import shorten
 MIXED_UNITS = 10.0
 #: Limits of the standard deviation of positions, and of their distance from the origin in standard deviations: beyond,
 #: single precision loses them.
-MIN_SPREAD, MAX_SPREAD, MAX_OFFSET = 1e-15, 1e15, 1e5
+MIN_SPREAD, MAX_SPREAD, MAX_OFFSET = 1e-15, 1e15, 1e6
 
 
 def find_graph(adata: ad.AnnData, neighbors_key: str):
