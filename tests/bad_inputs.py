@@ -252,6 +252,43 @@ for name, value in (("negative", -1.0), ("NaN", NAN), ("infinite", INF), ("zero"
 # ------------------------------------------------------------------------- model
 
 
+#: Columns of categories that a file could not hold, or that have no order.
+for given, values in (
+    ("intervals of `pd.cut`", lambda n: pd.cut(np.arange(n), 3)),
+    ("periods", lambda n: pd.period_range("2000", periods=n, freq="D")),
+    ("dates", lambda n: pd.date_range("2000", periods=n)),
+    ("bytes", lambda n: np.array([b"a", b"b"] * (n // 2), dtype=object)),
+    ("text and numbers", lambda n: np.array(["a", 1] * (n // 2), dtype=object)),
+    ("tuples", lambda n: pd.Series([("a", 1), ("b", 2)] * (n // 2)).to_numpy()),
+):
+    setup(f"a batch column of {given}", column("odd", values), ValueError, "'odd'", batch_key="odd")
+    setup(f"a covariate of {given}", column("odd", values), ValueError, "'odd'", categorical_covariate_keys=["odd"])
+    setup(f"labels of {given}", column("odd", values), ValueError, "'odd'", labels_key="odd")
+setup("`unlabeled_category` NaN", None, TypeError, "unlabeled_category", labels_key="cell_type", unlabeled_category=NAN)
+setup("size factors of 1e-310", column("tiny", 1e-310), ValueError, "'tiny'", size_factor_key="tiny")
+for kind in ("float16", ">f4", "longdouble"):
+    setup(
+        f"a matrix of {kind}",
+        lambda adata, kind=kind: setattr(adata, "X", adata.X.toarray().astype(kind)),
+        TypeError,
+        "astype('float32')",
+    )
+for name, kind in (("distances", "distances"), ("spatial_distances", "spatial_distances")):
+
+    def distances(adata, kind=kind):
+        adata.obsp[kind] = sp.eye(adata.n_obs, k=1, format="csr")
+
+    setup(f"`neighbors_key={name!r}`", distances, ValueError, "distances", neighbors_key=name)
+
+
+def named_distances(adata):
+    adata.obsp["far"] = sp.eye(adata.n_obs, k=1, format="csr")
+    adata.uns["own"] = {"connectivities_key": "near", "distances_key": "far"}
+
+
+setup("distances by another name", named_distances, ValueError, "distances", neighbors_key="far")
+
+
 def model(given, change, error, named, **options):
     def act(world):
         RMVE.setup_anndata(changed(world.cells, change or (lambda adata: None)))
@@ -328,6 +365,31 @@ train("`load_sparse_tensor=True`", ValueError, "`load_sparse_tensor`", load_spar
 train("several devices", ValueError, "several devices", strategy="ddp_find_unused_parameters_true")
 train("an unknown argument", TypeError, "epochs", epochs=3)
 train("an unknown accelerator", ValueError, "accelerator", accelerator="abacus")
+train("`accelerator='gpu'` where there is none", ValueError, "accelerator='gpu'", accelerator="gpu")
+train("`devices=-7`", ValueError, "devices -7", accelerator="cpu", devices=-7)
+for name, wrong in (
+    ("limit_train_batches", 0),
+    ("limit_train_batches", -1),
+    ("accumulate_grad_batches", 0),
+    ("check_val_every_n_epoch", 0),
+    ("gradient_clip_val", -1),
+    ("fast_dev_run", True),
+    ("overfit_batches", 1),
+    ("num_sanity_val_steps", 3),
+    ("enable_checkpointing", True),
+    ("learning_rate_monitor", True),
+    ("datamodule", 3),
+    ("resumed", True),
+    ("fit", {}),
+):
+    train(f"`{name}={wrong!r}`", ValueError, f"`{name}", **{name: wrong})
+train("`callbacks=3`", TypeError, "`callbacks`", callbacks=3)
+train("`callbacks=[3]`", TypeError, "`callbacks`", callbacks=[3])
+train("`ckpt_path` that does not exist", FileNotFoundError, "`ckpt_path", ckpt_path="/nonexistent")
+train("`datasplitter_kwargs={'nonsense': 3}`", TypeError, "nonsense", datasplitter_kwargs={"nonsense": 3})
+train("`datasplitter_kwargs={'shuffle': 3}`", TypeError, "shuffle", datasplitter_kwargs={"shuffle": 3})
+train("`datasplitter_kwargs=3`", TypeError, "`datasplitter_kwargs`", datasplitter_kwargs=3)
+train("`plan_kwargs={'view': 3}`", TypeError, "`view`", plan_kwargs={"view": 3})
 for name, start in (
     ("too few cells", np.zeros(239, dtype=int)),
     ("two dimensions", np.zeros((240, 3), dtype=int)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -159,3 +161,72 @@ def test_results_can_be_read_back_and_predicted(model, tmp_path):
     model.adata.write_h5ad(tmp_path / "out.h5ad")
     back = ad.read_h5ad(tmp_path / "out.h5ad")
     pd.testing.assert_series_equal(model.predict(back), model.predict())
+
+
+def scanpy_clusters(adata):
+    adata.obs["x"] = pd.Categorical(["a"] * adata.n_obs)
+    adata.uns["x"] = {"params": {"resolution": 1}}
+
+
+def renamed(adata):
+    """Results whose clusters were given names by hand."""
+    adata.obs["x"] = pd.Categorical(["T cells"] * adata.n_obs)
+    adata.uns["x"] = {"versions": {"rmve": "1"}, "components": pd.DataFrame({"cluster": ["0", "1"]})}
+
+
+def put(part, name):
+    def change(adata):
+        getattr(adata, part)[name] = np.ones((adata.n_obs, 2)) if part == "obsm" else np.ones(adata.n_obs)
+
+    return change
+
+
+FOREIGN = {
+    "clusters of scanpy": (scanpy_clusters, "obs['x']"),
+    "clusters named by hand": (renamed, "obs['x']"),
+    "confidence": (put("obs", "x_confidence"), "obs['x_confidence']"),
+    "embedding": (put("obsm", "X_x"), "obsm['X_x']"),
+    "probabilities": (put("obsm", "x_probabilities"), "obsm['x_probabilities']"),
+    "uns": (lambda adata: adata.uns.update(x={"params": {}}), "uns['x']"),
+    "mapped positions": (put("obsm", "X_x_spatial"), "obsm['X_x_spatial']"),
+    "standard deviations": (put("obs", "x_spatial_sd"), "obs['x_spatial_sd']"),
+}
+
+
+@pytest.mark.parametrize(("change", "named"), FOREIGN.values(), ids=FOREIGN)
+def test_annotate_overwrites_nothing_of_others(model, unchanged, change, named):
+    """None of its names may hold what RMVE did not write."""
+    model.fit_spatial_map(spatial_key="spatial")
+    change(model.adata)
+    with unchanged(model.adata), pytest.raises(ValueError, match=re.escape(f"would overwrite `adata.{named}`")):
+        model.annotate(key_added="x")
+
+
+@pytest.mark.parametrize(
+    ("setup", "rename", "key"),
+    [
+        ({"batch_key": "x_confidence"}, ("obs", "donor", "x_confidence"), "x"),
+        ({"categorical_covariate_keys": ["x"]}, ("obs", "donor", "x"), "x"),
+        ({"spatial_key": "X_x"}, ("obsm", "spatial", "X_x"), "x"),
+    ],
+)
+def test_annotate_overwrites_nothing_that_the_model_reads(cells, fit, unchanged, setup, rename, key):
+    """Names that were registered are taken."""
+    part, before, after = rename
+    getattr(cells, part)[after] = getattr(cells, part)[before]
+    model = fit(cells, setup, epochs=1)
+    with unchanged(cells), pytest.raises(ValueError, match="would overwrite"):
+        model.annotate(key_added=key)
+
+
+def test_annotate_overwrites_its_own_of_another_round(model, tmp_path):
+    """Also read from a file, with fewer cells, merged clusters and a map that was not there before."""
+    model.annotate()
+    model.adata.write_h5ad(tmp_path / "out.h5ad")
+    back = ad.read_h5ad(tmp_path / "out.h5ad")[:100].copy()
+    model.annotate(back)
+    model.merge_components(2)
+    model.fit_spatial_map(spatial_key="spatial")
+    model.annotate(back)
+    model.annotate(back)
+    assert back.obs["rmve"].cat.categories.tolist() == ["0", "1"]

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import warnings
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scvi
 import torch
 from typer.testing import CliRunner
@@ -185,13 +189,84 @@ def test_cluster_wrong_input_is_one_line_and_writes_nothing(run, source, tmp_pat
 
 
 def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path, monkeypatch):
-    def fail(self, path):
+    def fail(path, adata):
         path.write_bytes(b"half")
         raise OSError("No space left.")
 
-    monkeypatch.setattr(ad.AnnData, "write_h5ad", fail)
+    monkeypatch.setattr(rmve._cells_file, "write", fail)
     assert "No space left." in one_line_error(run("cluster", source, "-o", "out.h5ad", "--quiet", *QUICK))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cluster_finds_what_cannot_be_written_before_training(run, cells, tmp_path, monkeypatch):
+    """One line names the element; the run does not begin."""
+    monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
+    cells.write_h5ad(tmp_path / "odd.h5ad")
+    with h5py.File(tmp_path / "odd.h5ad", "r+") as file:
+        file["uns"]["opaque"] = np.void(b"xyz")
+    assert "uns['opaque']" in one_line_error(run("cluster", "odd.h5ad", "-o", "out.h5ad"))
+
+
+@pytest.mark.parametrize("part", ["figure", "page"])
+def test_cluster_keeps_the_output_when_the_report_fails(run, source, tmp_path, monkeypatch, part):
+    """The output comes first; what went wrong with the report is one line."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no drawing today")
+
+    monkeypatch.setattr(*((rmve.pl, "embedding") if part == "figure" else (cli, "make_report")), fail)
+    line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--report", "out.html", "--quiet", *QUICK))
+    assert "Wrote out.h5ad, but the report could not be made: no drawing today" in line
+    assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.parametrize("name", ["a_{b$ and $c", "x" * 5_000, "CD4+\n" * 200, "a/b"])
+def test_cluster_with_an_odd_label(run, make_cells, tmp_path, name):
+    """The report draws it as text, and the output holds it."""
+    adata = make_cells(120)
+    adata.obs["label"] = adata.obs["cell_type"].cat.rename_categories({"A": name}).astype(str)
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    result = run(
+        "cluster", "in.h5ad", "-o", "out.h5ad", "--labels-key", "label", "--report", "out.html", "--quiet", *QUICK
+    )
+    assert result.exit_code == 0, result.output
+    assert name in ad.read_h5ad(tmp_path / "out.h5ad").obs["rmve"].cat.categories
+
+
+def test_cluster_takes_the_counts_of_raw(run, cells, tmp_path):
+    """Where X is normalised and no layer holds counts, `--layer raw` does; without it, the error says so."""
+    cells.layers.clear()
+    cells.raw = cells.copy()
+    sc.pp.normalize_total(cells)
+    sc.pp.log1p(cells)
+    chosen = cells[:, 5:].copy()
+    chosen.write_h5ad(tmp_path / "in.h5ad")
+    assert "--layer raw" in one_line_error(run("cluster", "in.h5ad", "-o", "out.h5ad", *QUICK))
+    result = run("cluster", "in.h5ad", "-o", "out.h5ad", "--layer", "raw", "--quiet", *QUICK)
+    assert result.exit_code == 0, result.output
+    out = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert "rmve" in out.obs
+    assert not out.layers
+    del chosen.raw
+    chosen.write_h5ad(tmp_path / "in.h5ad")
+    assert "adata.raw" in one_line_error(run("cluster", "in.h5ad", "-o", "o.h5ad", "--layer", "raw", *QUICK))
+
+
+def test_cluster_on_a_full_disk(make_cells, tmp_path):
+    """One line, exit status 1, no crash, nothing left but the old output."""
+    make_cells(240, n_batches=2).write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "out.h5ad").write_bytes(b"old")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); from rmve.cli import app;"
+        "sys.argv = ['rmve', 'cluster', 'in.h5ad', '-o', 'out.h5ad', '--force', '--quiet', '--max-epochs', '1']; app()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: out.h5ad could not be written")
+    assert (tmp_path / "out.h5ad").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 
 
 def test_cluster_output_needs_a_folder(run, source):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import io
 import sys
 import threading
 import types
@@ -14,6 +15,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import scanpy as sc
 import scipy.sparse as sp
 from sklearn.metrics import silhouette_score
@@ -210,6 +212,58 @@ def test_fetched_once(server, cells, tmp_path):
         np.testing.assert_array_equal(found.X.toarray(), cells.X.toarray())
     assert requests == ["/atlas.h5ad"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [f"{checksum[:12]}-atlas.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "refused"),
+    [
+        ("https://a.org/x.h5ad", "https://cdn.b.org/x.h5ad", False),
+        ("http://a.org/x.h5ad", "https://a.org/x.h5ad", False),
+        ("http://127.0.0.1/x.h5ad", "http://127.0.0.1/y.h5ad", False),
+        ("https://a.org/x.h5ad", "/y.h5ad", False),
+        ("https://a.org/x.h5ad", "http://a.org/x.h5ad", True),
+        ("http://a.org/x.h5ad", "http://127.0.0.1/x", True),
+        ("http://a.org/x.h5ad", "http://169.254.169.254/x", True),
+        ("http://a.org/x.h5ad", "http://[::1]/x", True),
+        ("http://a.org/x.h5ad", "http://localhost:8000/x", True),
+        ("http://a.org/x.h5ad", "//10.0.0.1/x", True),
+    ],
+)
+def test_redirects(here, there, refused):
+    """Not from an encrypted address to another, nor into the network of the user."""
+    response = requests.Response()
+    response.status_code, response.url, response.headers["location"] = 302, here, there
+    with pytest.raises(OSError, match="not followed") if refused else contextlib.nullcontext():
+        datasets._check_redirect(response)
+
+
+def test_redirect_is_refused_while_fetching(monkeypatch, tmp_path):
+    """The check is asked at each answer."""
+
+    def send(self, request, **kwargs):
+        answer = requests.Response()
+        answer.status_code, answer.url, answer.request = 302, request.url, request
+        answer.headers["location"] = "http://127.0.0.1/x.h5ad"
+        answer.raw = io.BytesIO()
+        return answer
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    with pytest.raises(OSError, match="not followed"):
+        datasets.fetch_h5ad("https://a.org/x.h5ad", "0" * 64, tmp_path, progressbar=False)
+
+
+@pytest.mark.parametrize("checksum", [None, 3, b"0" * 64])
+def test_checksum_of_another_type(checksum):
+    """The error is about the argument."""
+    with pytest.raises(ValueError, match="`sha256`"):
+        datasets.fetch_h5ad("https://a.org/x.h5ad", checksum)
+
+
+@pytest.mark.parametrize("url", ["http://[::1/x.h5ad", None])
+def test_address_that_is_none(url):
+    """The error is about the argument."""
+    with pytest.raises(ValueError, match="`url`"):
+        datasets.fetch_h5ad(url, "0" * 64)
 
 
 def test_cache_from_the_environment(server, tmp_path, monkeypatch):

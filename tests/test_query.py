@@ -104,3 +104,81 @@ def test_query_in_another_order(batched, query):
     shuffled = query[:, query.var_names[::-1]].copy()
     model = RMVE.load_query_data(shuffled, batched, inplace_subset_query_vars=True)
     pd.testing.assert_series_equal(model.predict(), expected)
+
+
+QUICK = {"max_epochs": 2, "quiet": True, "plan_kwargs": {"weight_decay": 0.0}}
+
+
+def moved(model) -> float:
+    """How far a short training moves the cells, at most."""
+    before = model.get_latent_representation()
+    model.train(**QUICK)
+    return np.abs(model.get_latent_representation() - before).max()
+
+
+def test_training_that_moves_nothing_says_so(batched, query):
+    """The encoder is fixed and is not told of batches."""
+    with pytest.warns(UserWarning, match="neither embedding nor clusters.*encode_covariates=True"):
+        assert moved(RMVE.load_query_data(query, batched)) == 0
+
+
+@pytest.mark.filterwarnings("error:.*neither embedding:UserWarning")
+def test_training_that_moves_cells(batched, query, make_cells, fit):
+    """With an encoder that is told of batches, or that is trained, it does, and nothing is said."""
+    assert moved(RMVE.load_query_data(query.copy(), batched, unfrozen=True)) > 0
+    told = fit(make_cells(n_batches=2), {"batch_key": "batch"}, epochs=3, encode_covariates=True)
+    assert moved(RMVE.load_query_data(query.copy(), told)) > 0
+
+
+@pytest.mark.parametrize("call", ["predict", "load_query_data"])
+@pytest.mark.parametrize("values", [np.arange(240) % 2, np.arange(240) % 2 == 0, np.arange(240) % 2 + 0.5])
+def test_batches_of_another_type(batched, make_cells, unchanged, call, values):
+    """Numbers are not text; the known batches are listed."""
+    new = make_cells()
+    new.obs["batch"] = values
+    with unchanged(new), pytest.raises(ValueError, match="'batch'.*text: 'batch 0', 'batch 1'.*astype"):
+        batched.predict(new) if call == "predict" else RMVE.load_query_data(new, batched)
+
+
+def test_text_where_the_model_has_numbers(make_cells, fit):
+    """The other way round, with a covariate, too."""
+    adata = make_cells(n_batches=2)
+    adata.obs["batch"] = adata.obs["batch"].cat.codes.astype(int).to_numpy()
+    adata.obs["plate"] = np.arange(adata.n_obs) % 2
+    model = fit(adata, {"batch_key": "batch", "categorical_covariate_keys": ("plate",)}, epochs=1)
+    new = make_cells(n_cells=30)
+    new.obs["batch"], new.obs["plate"] = "1", 0
+    with pytest.raises(ValueError, match="'batch'.*text.*numbers"):
+        model.predict(new)
+    new.obs["batch"], new.obs["plate"] = 1, 7
+    with pytest.raises(ValueError, match="'plate'.*unseen.*'7'.*Known: '0', '1'"):
+        model.predict(new)
+    new.obs["plate"] = 1
+    assert len(model.predict(new)) == 30
+
+
+def test_genes_twice(batched, query, unchanged):
+    """Names that stand twice are refused before anything is changed."""
+    twice = query[:, [*range(query.n_vars), 0]].copy()
+    twice.var_names = [*query.var_names, query.var_names[0]]
+    with unchanged(twice):
+        for call in (
+            lambda: RMVE.prepare_query_anndata(twice, batched),
+            lambda: RMVE.load_query_data(twice, batched, inplace_subset_query_vars=True),
+            lambda: batched.predict(twice),
+        ):
+            with pytest.raises(ValueError, match="var_names_make_unique"):
+                call()
+
+
+@pytest.mark.parametrize("fault", ["no batch", "a gene missing"])
+def test_refused_query_keeps_its_genes(batched, query, unchanged, fault):
+    """Checks come before genes are cut."""
+    more = query[:, [*range(query.n_vars), 0, 1]].copy()
+    more.var_names = [*query.var_names, "other", "another"]
+    if fault == "no batch":
+        del more.obs["batch"]
+    else:
+        more = more[:, 1:].copy()
+    with unchanged(more), pytest.raises((KeyError, ValueError)):
+        RMVE.load_query_data(more, batched, inplace_subset_query_vars=True)

@@ -514,10 +514,75 @@ def test_fewer_positions_than_dimensions_are_refused(cells):
     cells.obsm["spatial"][11:] = np.nan
     RMVE.setup_anndata(cells, spatial_key="spatial")
     model = RMVE(cells, n_components=3, n_latent=10)
-    with pytest.raises(ValueError, match="at least 12 cells with a position; there are 11.*fewer latent dimensions"):
+    with pytest.raises(
+        ValueError, match="at least 14 cells with a position, 2 of them.*there are 11.*fewer latent dimensions"
+    ):
         model.train(max_epochs=1)
     assert not model.is_trained_
     check_n_positions(12, 10)
+
+
+@pytest.mark.parametrize("at_one_place", [False, True])
+def test_few_positions_make_a_map(cells, fit, at_one_place):
+    """As many positions as a map needs, or held-out cells at one place, are judged without an error."""
+    if at_one_place:
+        cells.obsm["spatial"][1:] = [3.0, 4.0]
+    else:
+        cells.obsm["spatial"][7:] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = fit(cells, {"spatial_key": "spatial"}, epochs=2, n_latent=3)
+    assert model.spatial_map_.n_judged_ >= 2
+    assert model.map_to_space().shape == (240, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s + 1e12, "Subtract the mean"),
+        (lambda s: s * 1e200, "everyday size"),
+        (lambda s: s * 1e-200, "everyday size"),
+        (lambda s: np.where(np.arange(240)[:, None] == 3, 1e300, s), "everyday size"),
+    ],
+)
+def test_positions_that_lose_their_digits_are_refused(cells, change, message):
+    """Before training; a map of them would be noise."""
+    cells.obsm["spatial"] = change(cells.obsm["spatial"])
+    with pytest.raises(ValueError, match=message):
+        RMVE.setup_anndata(cells, spatial_key="spatial")
+
+
+def test_positions_of_a_section_in_a_large_frame(cells):
+    """Coordinates of a map of a country are fine."""
+    cells.obsm["spatial"] += 5e6
+    RMVE.setup_anndata(cells, spatial_key="spatial")
+
+
+def test_cross_validation_leaves_the_set_up_alone(cells, unchanged):
+    """The cells can be used for a model, and cross-validated again."""
+    RMVE.setup_anndata(cells, spatial_key="spatial")
+    options = {"train_kwargs": {"max_epochs": 1, "quiet": True}, "n_folds": 2, "n_components": 3, "n_latent": 3}
+    with warnings.catch_warnings(), unchanged(cells):
+        warnings.simplefilter("ignore")
+        RMVE.cross_validate_positions(cells, **options)
+        RMVE.cross_validate_positions(cells, **options)
+    RMVE(cells, n_components=3)
+
+
+@pytest.mark.parametrize(("n_folds", "message"), [(1, "n_folds"), (0, "n_folds")])
+def test_number_of_folds(cells, n_folds, message):
+    """One fold leaves nothing to train on."""
+    RMVE.setup_anndata(cells, spatial_key="spatial")
+    with pytest.raises(ValueError, match=message):
+        RMVE.cross_validate_positions(cells, n_folds=n_folds)
+
+
+def test_cross_validation_needs_unique_names(cells):
+    """Before the first fold is trained."""
+    cells.obs_names = ["cell"] * cells.n_obs
+    RMVE.setup_anndata(cells, spatial_key="spatial")
+    with pytest.raises(ValueError, match="obs_names_make_unique"):
+        RMVE.cross_validate_positions(cells)
 
 
 def test_mixed_units_are_warned_of(make_cells):

@@ -7,7 +7,10 @@ from importlib.metadata import version
 from anndata import AnnData
 
 from rmve import _validation as check
+from rmve._cluster_names import file_names
+from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
+from rmve._snapshot import registered_columns
 
 
 class AnnotateMixin:
@@ -32,25 +35,31 @@ class AnnotateMixin:
         RuntimeError
             If the model is not trained.
         ValueError
-            If ``adata`` is a view or does not fit the model, or ``key_added`` is somebody else's column.
+            If ``adata`` is a view or does not fit the model, or one of the names made from ``key_added`` holds something
+            that RMVE did not write, or that the model reads.
         """
         self._check_if_trained()
         if adata is not None:
             check.check_anndata(adata)
         cells = self._validate_anndata(adata)
         adata = cells if adata is None else adata
-        registered = [self._setup_arg(name) for name in ("batch_key", "labels_key", "size_factor_key")]
-        check.check_key_added(adata, key_added, registered)
+        arguments = self.registry_[SETUP_ARGS_KEY]
+        registered = {
+            "obs": {*registered_columns(arguments)},
+            "obsm": {arguments.get("spatial_key")},
+            "uns": {arguments.get("neighbors_key")},
+        }
+        check.check_key_added(adata, key_added, registered, with_map=self.spatial_map_ is not None)
         names = Written(key_added)
         assignment, latent = self._posterior(cells)
-        training = (assignment, latent) if cells is self.adata else self._posterior()
+        training = (assignment, latent) if self.adata is None or cells is self.adata else self._posterior()
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
         obs = {
             names.cluster: self._hard_labels(assignment, adata.obs_names),
             names.confidence: probabilities.max(axis=1),
         }
         # h5ad files allow no "/" in names of columns, which cell types have
-        columns = probabilities.rename(columns=lambda name: name.replace("/", "|"))
+        columns = probabilities.set_axis(file_names(probabilities.columns), axis=1)
         obsm = {names.latent: latent, names.probabilities: columns}
         uns: dict[str, object] = {
             "params": {name: value for name, value in self._parameters().items() if value is not None},

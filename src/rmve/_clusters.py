@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import default_convert
 
 from rmve import components
+from rmve._cluster_names import name_clusters
 from rmve._keys import TARGET_KEY
-from rmve._validation import check_positive_int, get_indices
+from rmve._validation import check_clusters, check_positive_int, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
@@ -50,7 +51,8 @@ class ClustersMixin:
         self, adata: AnnData | None = None, indices: Sequence[int] | None = None, batch_size: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """``q(y|x)`` over components, shape ``(n, K)``, and the latent mean, shape ``(n, d)``, in one pass."""
-        adata = self._validate_anndata(adata)
+        if adata is None:  # others were checked by the method that was given them
+            adata = self._validate_anndata()
         wanted = np.arange(adata.n_obs) if indices is None else np.arange(adata.n_obs)[indices]
         probabilities = np.empty((len(wanted), self.module.n_components), dtype=np.float32)
         latent = np.empty((len(wanted), self.module.n_latent), dtype=np.float32)
@@ -87,15 +89,14 @@ class ClustersMixin:
         cluster_of
             Cluster number of each component, shape ``(K,)``; numbers ``0, 1, ...`` without a gap. Components
             of labels keep the name of the label, if no two labels share a cluster.
+
+        Raises
+        ------
+        ValueError
+            If the numbers are not of that form.
         """
-        cluster_of = np.asarray(cluster_of, dtype=int)
-        names = []
-        for cluster in range(cluster_of.max() + 1):
-            labels = [self.label_names_[k] for k in np.flatnonzero(cluster_of == cluster) if k < len(self.label_names_)]
-            names.append(" + ".join(labels))
-        fresh = iter(range(len(names)))
-        prefix = "new_" if self.label_names_ else ""
-        self.cluster_names_ = [name or f"{prefix}{next(fresh)}" for name in names]
+        cluster_of = check_clusters(cluster_of, self.module.n_components)
+        self.cluster_names_ = name_clusters(cluster_of, self.label_names_)
         self.component_cluster_ = cluster_of.tolist()
 
     def number_clusters(self, merged: np.ndarray | None = None, assignment: np.ndarray | None = None) -> None:

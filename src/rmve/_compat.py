@@ -4,7 +4,9 @@ scvi-tools moves private names between minor releases; ``tests/test_compat.py`` 
 """
 
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
+from scvi.data._constants import _SCVI_UUID_KEY as UUID_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
+from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_KEY
 from scvi.data.fields import (
     CategoricalJointObsField,
     CategoricalObsField,
@@ -15,10 +17,13 @@ from scvi.data.fields import (
     ObsmField,
 )
 from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.model.base._de_core import _de_core as compare_groups
 
 __all__ = [
     "MODEL_NAME_KEY",
     "SETUP_ARGS_KEY",
+    "SETUP_METHOD_KEY",
+    "UUID_KEY",
     "CategoricalJointObsField",
     "CategoricalObsField",
     "LabelsWithUnlabeledObsField",
@@ -26,6 +31,7 @@ __all__ = [
     "NumericalJointObsField",
     "NumericalObsField",
     "ObsmField",
+    "compare_groups",
     "parse_device_args",
     "use_distributed_sampler",
 ]

@@ -54,3 +54,9 @@ class Written:
     def uns(self) -> str:
         """``uns``: parameters, components (table, means, variances), resolutions, spatial map, versions."""
         return self.key_added
+
+    def places(self, with_map: bool = True) -> list[tuple[str, str]]:
+        """Part of AnnData and name of each; those of a spatial map if there is one."""
+        places = [("obs", self.cluster), ("obs", self.confidence), ("uns", self.uns)]
+        places += [("obsm", self.latent), ("obsm", self.probabilities)]
+        return places + [("obsm", self.spatial), ("obs", self.spatial_sd)] if with_map else places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.metadata import version
 from inspect import signature
 
@@ -10,10 +11,11 @@ import numpy as np
 import pandas as pd
 import rich.pretty
 from anndata import AnnData, read_h5ad
+from anndata.io import write_h5ad
 from scvi.model.base import ArchesMixin
 
 from rmve import _validation as check
-from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY, parse_device_args
+from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._serialization import not_a_model, read_model, write_model
 from rmve.levels import MergeTree
 from rmve.spatial import SpatialMap
@@ -39,19 +41,6 @@ SAVED = (
 class PersistenceMixin:
     """Part of :class:`rmve.RMVE` that saves and loads models and checks new data."""
 
-    @classmethod
-    def _check_set_up(cls, adata: AnnData) -> None:
-        """Raise unless this very object went through ``setup_anndata`` of this class."""
-        check.check_anndata(adata)
-        try:
-            manager = cls._get_most_recent_anndata_manager(adata, required=False)
-        except ValueError:
-            raise ValueError(
-                "`adata` is a copy of an AnnData that was set up. Call `RMVE.setup_anndata` on the copy, too."
-            ) from None
-        if manager is None:
-            raise ValueError("`adata` is not set up. Call `RMVE.setup_anndata(adata, ...)` first.")
-
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray:
         """Genes of the model, in its order."""
         return np.asarray(self.var_names_)
@@ -61,25 +50,15 @@ class PersistenceMixin:
         if adata is None:
             if self.adata is None:
                 raise ValueError("The model was loaded without data. Give `adata`.")
-            return super()._validate_anndata(None, copy_if_view=copy_if_view)
+            adata = self.adata
         if adata is self.adata:
-            check.check_genes(adata.var_names, self.var_names_)
+            self._check_unchanged()
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        mine = self._per_instance_manager_store.get(self.id, {})
+        if any(manager.adata is adata for manager in mine.values()):  # the model's own object for new cells
+            return adata
         self._check_new_data(adata)
-        if adata.is_view and copy_if_view:
-            adata = adata.copy()
-        labels_key = self._setup_arg("labels_key")
-        if labels_key is not None and labels_key not in adata.obs:
-            # scvi-tools fills in the column: in an object of our own that shares the data
-            parts = {name: dict(getattr(adata, name)) for name in ("layers", "obsm")}
-            adata = AnnData(adata.X, obs=adata.obs.copy(), var=adata.var, **parts)
-            if self.adata_manager is None:
-                arguments = {"source_registry": self.registry_, **self.registry_[SETUP_ARGS_KEY]}
-                self.setup_anndata(adata, allow_missing_labels=True, **arguments)
-            else:
-                manager = self.adata_manager.transfer_fields(adata, allow_missing_labels=True)
-                self._register_manager_for_instance(manager)
-        return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        return self._register_new_cells(adata)
 
     def _make_data_loader(self, adata: AnnData, indices=None, batch_size: int | None = None, **kwargs):
         """scvi-tools' loader, after a check of the rows; every getter comes by here."""
@@ -105,10 +84,19 @@ class PersistenceMixin:
             self._setup_arg("continuous_covariate_keys"),
         )
         states = self.registry_["field_registries"]
-        if batch_key is not None and not new_batches:
-            check.check_known_batches(adata, batch_key, states["batch"]["state_registry"]["categorical_mapping"])
+        if batch_key is not None:
+            known = states["batch"]["state_registry"]["categorical_mapping"]
+            if new_batches:
+                check.check_same_type(batch_key, "batch_key", adata.obs[batch_key].unique(), known)
+            else:
+                advice = "Map new batches with `RMVE.load_query_data(adata, model)`."
+                check.check_known(adata, batch_key, "batch_key", known, advice)
         if labels_key is not None and labels_key in adata.obs:
-            check.check_known_labels(adata, labels_key, states["labels"]["state_registry"]["categorical_mapping"])
+            advice = "Mark these cells with the `unlabeled_category` to find their cluster."
+            known = states["labels"]["state_registry"]["categorical_mapping"]
+            check.check_known(adata, labels_key, "labels_key", known, advice)
+        if not new_batches:
+            check.check_known_covariates(adata, states["extra_categorical_covs"]["state_registry"].get("mappings", {}))
 
     # ---------------------------------------------------------- save and load
 
@@ -152,7 +140,8 @@ class PersistenceMixin:
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, prefix or "", self.module.state_dict(), document)
         if save_anndata:
-            self.adata.write_h5ad(folder / f"{prefix or ''}{ADATA_FILE}", **anndata_write_kwargs)
+            # the function, for the method would make a file on disk that is written elsewhere the one that is read
+            write_h5ad(folder / f"{prefix or ''}{ADATA_FILE}", self.adata, **anndata_write_kwargs)
 
     def _document(self, **attributes) -> dict[str, object]:
         """All of a model but its weights; ``attributes`` take the place of the model's own."""
@@ -199,7 +188,7 @@ class PersistenceMixin:
         ValueError
             If the files are not a model of this class, or ``adata`` does not fit it.
         """
-        _, _, where = parse_device_args(accelerator, device, return_device="torch", validate_single_device=True)
+        where = check.check_device(accelerator, device, single=True)
         check.check_prefix(prefix)
         folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
@@ -312,24 +301,52 @@ class PersistenceMixin:
 
         Returns
         -------
-        A model on ``adata``. Components and clusters are the reference's; training it (with
-        ``plan_kwargs={"weight_decay": 0.0}``) adapts what the decoder is told of new batches.
+        A model on ``adata``, which can be used as it is. Components and clusters are the reference's; training it (with
+        ``plan_kwargs={"weight_decay": 0.0}``) adapts what the networks are told of new batches.
 
         Raises
         ------
         ValueError
-            If genes are missing, or ``adata`` has a label that the reference does not know.
+            If genes are missing, or ``adata`` has a label that the reference does not know. ``adata`` is then as it was.
+
+        Notes
+        -----
+        The encoder is the reference's and is not trained. What training adapts is what the decoder is told of a new
+        batch, and with it expression and likelihood; embedding and clusters change only if the reference was made with
+        ``encode_covariates=True``, and :meth:`train` warns if it was not.
         """
         if not isinstance(reference_model, cls):
             reference_model = cls.load(reference_model, adata=False)
-        if inplace_subset_query_vars:
-            adata._inplace_subset_var(pd.Index(reference_model.get_var_names()))
         reference_model._check_if_trained()
-        reference_model._check_new_data(adata, new_batches=True)
+        check.check_anndata(adata)
+        genes = pd.Index(reference_model.get_var_names())
+        if inplace_subset_query_vars and not adata.var_names.equals(genes):
+            if adata.isbacked:
+                raise ValueError(
+                    "`adata` is on disk, where its genes stay as they are. Call `adata.to_memory()` first."
+                )
+            check.check_genes(adata.var_names[adata.var_names.isin(genes)].sort_values(), genes.sort_values())
+            reference_model._check_new_data(adata[:, genes], new_batches=True)
+            adata._inplace_subset_var(genes)
+        else:
+            reference_model._check_new_data(adata, new_batches=True)
         model = super().load_query_data(adata, reference_model, **kwargs)
         # components and clusters are the reference's
         model.is_trained_ = model.is_query_ = True
+        encoder_is_frozen = not kwargs.get("unfrozen") and kwargs.get("freeze_expression", True)
+        model._embedding_is_fixed = encoder_is_frozen and not model.module.encode_covariates
         return model
+
+    def _warn_of_fixed_embedding(self) -> None:
+        """Warn before the training of a query that can move no cell."""
+        if getattr(self, "_embedding_is_fixed", False):
+            warnings.warn(
+                "Training this query changes neither embedding nor clusters: its encoder is the reference's and is not "
+                "told of batches. It adapts the decoder, so expression and likelihood. Make the reference with "
+                "`encode_covariates=True`, or give `unfrozen=True` to `load_query_data`, to adapt the embedding, too.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @staticmethod
     def prepare_query_anndata(adata: AnnData, reference_model, return_reference_var_names: bool = False, inplace=True):
@@ -350,6 +367,10 @@ class PersistenceMixin:
             from rmve.model import RMVE
 
             reference_model = RMVE.load(reference_model, adata=False)
+        if not return_reference_var_names:
+            check.check_anndata(adata, allow_view=not inplace)
+            if adata.isbacked:
+                raise ValueError("`adata` is on disk, where no genes can be added. Call `adata.to_memory()` first.")
         return ArchesMixin.prepare_query_anndata(adata, reference_model, return_reference_var_names, inplace)
 
     @staticmethod

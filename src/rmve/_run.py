@@ -174,6 +174,8 @@ class RunMixin:
                 f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order. Give the same data."
             )
         check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs)
+        check.check_trainer_options(trainer_kwargs)
+        check.check_device(accelerator, devices)
         plan_kwargs = plan_kwargs or {}
         missing = [name for name in functions if name not in plan_kwargs]
         if missing:
@@ -241,6 +243,8 @@ def check_options(plan: type, plan_kwargs: dict | None, trainer_kwargs: dict) ->
             check.check_number(name, value, 0.0, 1.0)
         elif name in STRENGTHS:
             check.check_number(name, value)
+        elif name == "view" and value is not None and not callable(value):
+            raise TypeError(f"`view` must be a function of a tensor, not {value!r}.")
     known = {*signature(ScviTrainer).parameters, *signature(Trainer).parameters, *signature(RunMixin._run).parameters}
     train = signature(UnsupervisedTrainingMixin.train).parameters
     check.check_names("`train`", trainer_kwargs, {*known, *train, "ckpt_path"} - {"self", "kwargs", "trainer_kwargs"})

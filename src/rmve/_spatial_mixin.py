@@ -218,12 +218,14 @@ class SpatialMixin:
             raise ValueError('`scheme="groups"` needs `group_key`, a column of `adata.obs`.')
         coordinates = check.get_coordinates(adata, arguments["spatial_key"])
         known = np.flatnonzero(np.isfinite(coordinates).all(1))
+        if not adata.obs_names.is_unique:
+            raise ValueError("`adata.obs_names` has duplicates. Call `adata.obs_names_make_unique()` first.")
         splits = spatial.folds(coordinates[known], scheme, None if groups is None else groups[known], n_folds, seed=0)
         parts = []
         for _, test in splits:
             hidden = coordinates.copy()
             hidden[known[test]] = np.nan
-            fold = adata.copy()
+            fold = adata.to_memory() if adata.isbacked else adata.copy()
             fold.obsm[arguments["spatial_key"]] = hidden
             cls.setup_anndata(fold, **arguments)
             model = cls(fold, **model_kwargs)

@@ -17,6 +17,8 @@ from rmve.training import TrainingData
 N_PCS = 20
 #: Share of the known positions that is kept to judge the map.
 HELD_OUT_POSITIONS = 0.1
+#: Least number of them: fewer have no spread to compare errors with.
+MIN_HELD_OUT = 2
 
 
 class StartMixin:
@@ -69,8 +71,8 @@ class StartMixin:
         positions = check.get_coordinates(self.adata, spatial_key)
         known = np.flatnonzero(np.isfinite(positions).all(1))
         if len(self.held_out_positions_) == 0:
-            check.check_n_positions(len(known), self.module.n_latent)
-            n_held_out = max(1, int(round(HELD_OUT_POSITIONS * len(known))))
+            n_held_out = max(MIN_HELD_OUT, int(round(HELD_OUT_POSITIONS * len(known))))
+            check.check_n_positions(len(known), self.module.n_latent, n_held_out)
             self.held_out_positions_ = np.sort(known[torch.randperm(len(known)).numpy()[:n_held_out]])
             center, scale = positions[known].mean(0), positions[known].std(0)
             self.module.set_space_statistics(torch.as_tensor(center), torch.as_tensor(scale))

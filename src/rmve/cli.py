@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,17 +19,20 @@ from rich.text import Text
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
+from rmve import _cells_file
 from rmve._callbacks import list_epochs, silence
 from rmve._command import Training, check_output, fit, replacing
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._run import TrainingStopped
-from rmve._validation import check_key_added
+from rmve._validation import check_key_added, foreign_names
 from rmve.gene_likelihoods import GENE_LIKELIHOODS
 from rmve.report import make_report
 from rmve.spatial import KINDS
 
 #: What the demonstration writes, and the column of its data that it compares with.
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
+#: Layer that stands for the counts in ``adata.raw``.
+RAW = "raw"
 Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
 MapKind = Enum("MapKind", {name: name for name in KINDS})
 
@@ -78,7 +81,9 @@ Source = Annotated[
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUTPUT.h5ad", dir_okay=False, callback=_h5ad, help="File to write.")
 ]
-Layer = Annotated[str | None, typer.Option(show_default="X", help="Layer with the counts.")]
+Layer = Annotated[
+    str | None, typer.Option(show_default="X", help="Layer with the counts; 'raw' takes those of adata.raw.")
+]
 BatchKey = Annotated[str | None, typer.Option(help="Column of obs with the batch.")]
 LabelsKey = Annotated[
     str | None, typer.Option(help="Column of obs with known types to train on; 'Unknown' marks unlabelled cells.")
@@ -91,7 +96,10 @@ MaxEpochs = Annotated[
     int | None, typer.Option(min=1, show_default="fewer for more cells", help="Passes over the data.")
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, help="Of the random numbers: the same seed gives the same result.")
+    int,
+    typer.Option(
+        min=0, max=2**32 - 1, help="Of the random numbers: the same seed and number of threads give the same result."
+    ),
 ]
 KeyAdded = Annotated[str, typer.Option(help="Prefix of the names written.")]
 ReportFile = Annotated[
@@ -194,7 +202,7 @@ def demo(
         adata = rmve.datasets.pbmc68k_reduced()
         fit(adata, {"layer": "counts"}, Training(max_epochs=max_epochs, seed=seed), DEFAULT_KEY, quiet=False)
         with replacing(data) as temporary:
-            adata.write_h5ad(temporary)
+            _cells_file.write(temporary, adata)
         with replacing(figure) as temporary:
             _draw(adata, temporary)
         truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
@@ -230,33 +238,57 @@ def _from_file_to_file(
         for path in filter(None, (output, report)):
             check_output(path, force)
         start = time.perf_counter()
-        adata = ad.read_h5ad(source)
-        names, registered = Written(key_added), [setup["batch_key"], setup["labels_key"]]
-        if names.cluster in adata.obs and names.uns not in adata.uns:
-            if not force:
-                raise ValueError(
-                    f"`adata.obs[{names.cluster!r}]` is there already, and not from RMVE. "
-                    "Choose another --key-added, or replace it with --force."
-                )
-            if key_added not in registered:
-                del adata.obs[names.cluster]
-        check_key_added(adata, key_added, registered)
+        adata = _cells_file.read(source)
+        from_raw = setup["layer"] == RAW and RAW not in adata.layers
+        if from_raw:
+            _cells_file.take_raw_counts(adata, RAW)
+        _make_room(adata, setup, key_added, force, with_map=kind is not None)
+        _cells_file.check_writable(adata)
         model = fit(adata, setup, training, key_added, quiet, kind)
+        if from_raw:
+            del adata.layers[RAW]
         rows = {**_summary(adata, key_added, start), "seed": training.seed}
         if kind is not None:
             rows |= _place_summary(model.spatial_map_)
-        page = None
+        with replacing(output) as temporary:
+            _cells_file.write(temporary, adata)
         if report is not None:
             about = {"file": source.name, **rows}
-            page = make_report(adata, key_added, setup["labels_key"], model.history, about)
-        with replacing(output) as temporary:
-            adata.write_h5ad(temporary)
-        if page is not None:
-            with replacing(report) as temporary:
-                temporary.write_text(page, encoding="utf-8")
+            _write_report(
+                report, output, lambda: make_report(adata, key_added, setup["labels_key"], model.history, about)
+            )
         if not quiet:
             _report(rows)
             _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
+
+
+def _make_room(adata: ad.AnnData, setup: dict[str, str | None], key_added: str, force: bool, with_map: bool) -> None:
+    """Raise unless results can be written under their names; with ``force``, remove what others wrote there."""
+    registered = {
+        "obs": {setup["batch_key"], setup["labels_key"]} - {None},
+        "obsm": {setup.get("spatial_key")} - {None},
+    }
+    if isinstance(key_added, str) and key_added and "/" not in key_added:
+        for part, name in foreign_names(adata, key_added, with_map):
+            if name in registered.get(part, ()):
+                continue  # refused below
+            if not force:
+                raise ValueError(
+                    f"`adata.{part}[{name!r}]` is there already, and not from RMVE. "
+                    "Choose another --key-added, or replace it with --force."
+                )
+            del getattr(adata, part)[name]
+    check_key_added(adata, key_added, registered, with_map)
+
+
+def _write_report(path: Path, output: Path, make: Callable[[], str]) -> None:
+    """Make and write the report of results that are safe in ``output``."""
+    try:
+        page = make()
+        with replacing(path) as temporary:
+            temporary.write_text(page, encoding="utf-8", errors="replace")
+    except Exception as error:  # of drawing, whatever it is
+        raise ValueError(f"Wrote {output}, but the report could not be made: {error}") from error
 
 
 def _place_summary(smap: rmve.SpatialMap) -> dict[str, object]:
@@ -314,8 +346,10 @@ def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
             )
         Console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (ValueError, KeyError, TypeError, OSError, TrainingStopped) as error:
+    except (ValueError, KeyError, TypeError, OSError, MemoryError, RecursionError, TrainingStopped) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if isinstance(error, MemoryError):
+            message = f"The memory does not suffice. {error}"
         line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
         Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -6,8 +6,9 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import anndata as ad
 import numpy as np
@@ -243,11 +244,14 @@ def fetch_h5ad(url: str, sha256: str, folder: str | Path | None = None, progress
     OSError
         If the file cannot be had.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except (ValueError, AttributeError):
+        raise ValueError(f"`url` must be the http or https address of an .h5ad file; got {url!r}.") from None
     name = unquote(parts.path).rsplit("/", 1)[-1]
     if parts.scheme not in ("http", "https") or not re.fullmatch(r"[\w][\w.+-]*\.h5ad", name):
         raise ValueError(f"`url` must be the http or https address of an .h5ad file; got {url!r}.")
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+    if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"`sha256` must be 64 hexadecimal digits, the checksum of the file; got {sha256!r}.")
     return ad.read_h5ad(_retrieve(url, sha256, f"{sha256[:12].lower()}-{name}", _cache(folder), progressbar))
 
@@ -257,8 +261,27 @@ def _cache(folder: str | Path | None) -> Path:
 
 
 def _retrieve(url: str, sha256: str, name: str, folder: Path, progressbar: bool) -> str:
-    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=60)
+    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=60, hooks={"response": _check_redirect})
     return pooch.retrieve(url, f"sha256:{sha256.lower()}", fname=name, path=folder, downloader=downloader)
+
+
+def _check_redirect(response, *args, **kwargs) -> None:
+    """Raise OSError for a redirect to an unencrypted address, or from the internet to a machine nearby."""
+    if not response.is_redirect:
+        return
+    here, there = urlsplit(response.url), urlsplit(urljoin(response.url, response.headers["location"]))
+    if here.scheme == "https" and there.scheme != "https":
+        raise OSError(f"{response.url} redirects to an unencrypted address, which is not followed.")
+    if _is_nearby(there.hostname) and not _is_nearby(here.hostname):
+        raise OSError(f"{response.url} redirects to {there.hostname}, a machine nearby, which is not followed.")
+
+
+def _is_nearby(host: str | None) -> bool:
+    """Whether a host is this machine or in a private network, by its name or number alone."""
+    try:
+        return not ip_address(host or "").is_global
+    except ValueError:
+        return host is None or "." not in host or host.endswith((".local", ".localhost", ".internal"))
 
 
 def mnist(n_digits: int = 70_000, folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:

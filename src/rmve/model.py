@@ -15,6 +15,7 @@ from rmve import _validation as check
 from rmve._annotate import AnnotateMixin
 from rmve._clusters import ClustersMixin
 from rmve._compat import use_distributed_sampler
+from rmve._expression_mixin import ExpressionMixin
 from rmve._persistence import PersistenceMixin
 from rmve._run import RunMixin, check_no_run, check_options
 from rmve._setup import SetupMixin
@@ -39,6 +40,7 @@ class RMVE(
     StabilityMixin,
     StartMixin,
     RunMixin,
+    ExpressionMixin,
     RNASeqMixin,
     VAEMixin,
     ArchesMixin,
@@ -255,12 +257,14 @@ class RMVE(
             raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
         if self.adata.n_obs < 2:
             raise ValueError("Training needs at least two cells; `adata` has one.")
+        self._check_unchanged()
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("checkpoint_every", checkpoint_every)
         if batch_size is None:
             batch_size = default_batch_size(self.adata.n_obs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
+        check.check_trainer_options(trainer_kwargs)
         if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
             raise ValueError(
                 "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
@@ -284,6 +288,9 @@ class RMVE(
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
         check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
+        check.check_splitter_options(datasplitter_kwargs)
+        check.check_device(accelerator, devices)
+        self._warn_of_fixed_embedding()
         if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
             train_size = 1.0 - (validation_size or 0.0)
         defaults = {"estimator": self.estimator}
@@ -328,41 +335,3 @@ class RMVE(
         """Raise unless the model is trained: scvi-tools warns, and returns what means nothing."""
         if not self.is_trained_:
             raise RuntimeError("The model is not trained. Call `model.train()` first.")
-
-    def differential_expression(self, adata: AnnData | None = None, groupby: str | None = None, *args, **kwargs):
-        """Genes that differ between groups of cells; see scvi-tools' user guide.
-
-        Parameters
-        ----------
-        adata
-            Cells; ``None`` is the training data.
-        groupby
-            Column of ``adata.obs`` with the groups, for example ``"rmve"`` after :meth:`annotate`.
-        *args, **kwargs
-            Passed to :meth:`scvi.model.base.RNASeqMixin.differential_expression`.
-
-        Raises
-        ------
-        KeyError
-            If there is no such column.
-        ValueError
-            If it has one group only.
-        """
-        cells = self.adata if adata is None else adata
-        if groupby is not None and cells is not None:
-            check.require_column(cells, groupby, "groupby")
-            if cells.obs[groupby].nunique() < 2:
-                raise ValueError(f"`groupby={groupby!r}` has one group only: there is nothing to compare it with.")
-        return super().differential_expression(adata, groupby, *args, **kwargs)
-
-    def get_importance_weights(self, *args, **kwargs) -> None:
-        """Not available: scvi-tools' importance weights hold for a standard normal prior only.
-
-        Raises
-        ------
-        ValueError
-            Always.
-        """
-        raise ValueError(
-            "`weights='importance'` assumes a standard normal prior, which RMVE does not have. Use `weights='uniform'`."
-        )

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 import rmve
 from rmve import pl
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import require, require_column
+from rmve.pl._colors import require_column
+from rmve.pl._figure import require
 
 #: Browsers that honour it load nothing from elsewhere and run no script, whatever a name in the data holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

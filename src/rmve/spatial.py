@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
 from rmve._affine import PRIOR_CELLS, Affine, held_out_slope
-from rmve._validation import check_choice
+from rmve._validation import check_choice, check_positive_int
 
 KINDS = ("linear", "by_cluster")
 SCHEMES = ("folds", "blocks", "groups")
@@ -34,7 +35,8 @@ class Quality:
     error_
         Median Euclidean error, in coordinate units.
     error_fraction_
-        The same as a fraction of the tissue's diameter, the diagonal of the true positions' bounding box.
+        The same as a fraction of the tissue's diameter, the diagonal of the true positions' bounding box; infinite if
+        all of them are at one place.
     distance_correlation_
         Pearson correlation of the distances between cells, true and predicted (CeLEry, Nature Communications 2023).
     p_value_
@@ -81,12 +83,13 @@ def quality(true: np.ndarray, predicted: np.ndarray, seed: int = 0) -> Quality:
     def misfit(order: np.ndarray) -> float:
         return float((((true[order] - predicted) / scale) ** 2).sum())
 
+    diameter = float(np.linalg.norm(np.ptp(true, axis=0)))
     actual = misfit(np.arange(n))
     as_good = sum(misfit(rng.permutation(n)) <= (1 + 1e-9) * actual for _ in range(N_PERMUTATIONS))
     return Quality(
         r2_=np.atleast_1d(r2_score(true, predicted, multioutput="raw_values")),
         error_=error,
-        error_fraction_=error / float(np.linalg.norm(np.ptp(true, axis=0))),
+        error_fraction_=error / diameter if diameter > 0 else np.inf,
         distance_correlation_=float(np.corrcoef(*distances)[0, 1]) if varies else 0.0,
         p_value_=(1 + as_good) / (1 + N_PERMUTATIONS),
         n_judged_=n,
@@ -352,18 +355,24 @@ def folds(
     Raises
     ------
     ValueError
-        If there are fewer than two groups.
+        If there are fewer than two groups, folds or places, or a cell has no group.
     """
     n = len(coordinates)
     if scheme == "groups":
+        if pd.isna(groups).any():
+            raise ValueError("`groups` has missing values for cells with a position. Fill them in.")
         if len(np.unique(groups)) < 2:
             raise ValueError("Leaving groups out needs at least two `groups` with positions.")
         return list(LeaveOneGroupOut().split(coordinates, groups=groups))
-    n_folds = min(n_folds, n)
+    check_positive_int("n_folds", n_folds, minimum=2)
+    n_places = len(np.unique(coordinates, axis=0))
+    n_folds = min(n_folds, n if scheme == "folds" else n_places)
+    if n_folds < 2:
+        raise ValueError(f"`scheme={scheme!r}` needs positions at two places or more; there is one.")
     if scheme == "folds":
         return list(KFold(n_folds, shuffle=True, random_state=seed).split(coordinates))
     scaled = coordinates / coordinates.std()
-    blocks = KMeans(min(BLOCKS_PER_FOLD * n_folds, n), n_init=1, random_state=seed).fit_predict(scaled)
+    blocks = KMeans(min(BLOCKS_PER_FOLD * n_folds, n_places), n_init=1, random_state=seed).fit_predict(scaled)
     return list(GroupKFold(n_folds).split(coordinates, groups=blocks))
 
 

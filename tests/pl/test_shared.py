@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
 import rmve
 from rmve._keys import Written
-from rmve.pl._figure import palette, spread
+from rmve.pl._colors import palette
+from rmve.pl._figure import spread
 
 FIGURES = {
     "body_map": rmve.pl.body_map,
@@ -125,12 +127,12 @@ def test_cells_without_a_cluster_are_drawn_or_left_out(draw, annotated):
 def test_palette_takes_enough_colors_from_the_file_else_the_defaults(annotated):
     from scanpy.pl import palettes
 
-    assert palette(annotated, "x", 3) == palettes.default_20[:3]
-    assert len(set(palette(annotated, "x", 25))) == 25
-    assert len(palette(annotated, "x", 150)) == 150
+    assert palette(annotated, "x", pd.RangeIndex(3)) == palettes.default_20[:3]
+    assert len(set(palette(annotated, "x", pd.RangeIndex(25)))) == 25
+    assert len(palette(annotated, "x", pd.RangeIndex(150))) == 150
     annotated.uns["x_colors"] = np.array(["#000000", "#ffffff"], dtype=object)
-    assert palette(annotated, "x", 2) == ["#000000", "#ffffff"]
-    assert palette(annotated, "x", 3) == palettes.default_20[:3]
+    assert palette(annotated, "x", pd.RangeIndex(2)) == ["#000000", "#ffffff"]
+    assert palette(annotated, "x", pd.RangeIndex(3)) == palettes.default_20[:3]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -254,7 +254,12 @@ def test_view_at_setup(cells, unchanged):
 MODEL_ERRORS = {
     "negative": (put("sparse", -2.0), {}, ValueError, r"`adata\.X` has negative values \(for example -2\).*'nb'"),
     "negative, dense": (put("dense", -1.0), {"gene_likelihood": "zinb"}, ValueError, "negative values.*'zinb'"),
-    "fractional": (put("sparse", 1.5), {}, ValueError, r"fractional values \(for example 1\.5\).*`layer`.*'normal'"),
+    "fractional": (
+        put("sparse", 1.5),
+        {},
+        ValueError,
+        r"fractional values \(for example 1\.5\).*`layer='counts'`.*'normal'",
+    ),
     "fractional, poisson": (put("dense", 0.25), {"gene_likelihood": "poisson"}, ValueError, "fractional.*'poisson'"),
     "a cell without counts": (empty_cell, {}, ValueError, r"1 cell\(s\).*'cell 3'.*filter_cells"),
     "counts for bernoulli": (None, {"gene_likelihood": "bernoulli"}, ValueError, r"outside \[0, 1\].*'bernoulli'"),

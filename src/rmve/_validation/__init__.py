@@ -2,6 +2,7 @@
 
 from rmve._validation.arguments import (
     check_choice,
+    check_clusters,
     check_flag,
     check_n_components,
     check_n_positions,
@@ -16,33 +17,32 @@ from rmve._validation.arguments import (
     get_folder,
     get_indices,
 )
-from rmve._validation.data import (
-    check_anndata,
+from rmve._validation.columns import (
     check_columns,
-    check_finite,
-    check_genes,
-    check_key_added,
-    check_known_batches,
-    check_known_labels,
+    check_known,
+    check_known_covariates,
     check_labels,
-    check_values,
-    find_graph,
-    get_coordinates,
-    get_matrix,
+    check_same_type,
+    get_keys,
     require_column,
-    warn_of_mixed_units,
 )
+from rmve._validation.data import check_anndata, check_finite, check_genes, check_values, get_matrix
+from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_units
+from rmve._validation.results import check_key_added, foreign_names
+from rmve._validation.trainer import check_device, check_splitter_options, check_trainer_options
 
 __all__ = [
     "check_anndata",
     "check_choice",
+    "check_clusters",
     "check_columns",
+    "check_device",
     "check_finite",
     "check_flag",
     "check_genes",
     "check_key_added",
-    "check_known_batches",
-    "check_known_labels",
+    "check_known",
+    "check_known_covariates",
     "check_labels",
     "check_n_components",
     "check_n_positions",
@@ -50,15 +50,20 @@ __all__ = [
     "check_number",
     "check_positive_int",
     "check_prefix",
+    "check_same_type",
     "check_split",
+    "check_splitter_options",
     "check_start",
     "check_string",
+    "check_trainer_options",
     "check_training_options",
     "check_values",
     "find_graph",
+    "foreign_names",
     "get_coordinates",
     "get_folder",
     "get_indices",
+    "get_keys",
     "get_matrix",
     "require_column",
     "warn_of_mixed_units",

@@ -91,13 +91,45 @@ def check_n_components(n_components: int, n_obs: int | None, n_labels: int) -> N
         raise ValueError(f"`n_components={n_components}` is less than the {n_labels} labels in `labels_key`.")
 
 
-def check_n_positions(n_known: int, n_latent: int) -> None:
-    """Raise ValueError unless a linear map from the latent space is determined by the cells with a position."""
-    if n_known < n_latent + 2:
+def check_n_positions(n_known: int, n_latent: int, n_held_out: int = 0) -> None:
+    """Raise ValueError unless a linear map from the latent space is determined by the cells with a position.
+
+    Parameters
+    ----------
+    n_known
+        Cells with a position.
+    n_latent
+        Dimensions of the latent space.
+    n_held_out
+        Of these cells, those that judge the map.
+    """
+    needed = n_latent + 2 + n_held_out
+    if n_known < needed:
+        judges = f", {n_held_out} of them to judge the map" if n_held_out else ""
         raise ValueError(
-            f"A linear map from {n_latent} latent dimensions needs at least {n_latent + 2} cells with a position; "
+            f"A linear map from {n_latent} latent dimensions needs at least {needed} cells with a position{judges}; "
             f"there are {n_known}. Give more positions, or fewer latent dimensions (`n_latent`)."
         )
+
+
+def check_clusters(cluster_of: object, n_components: int) -> np.ndarray:
+    """Cluster of each component, as integers of shape ``(K,)``.
+
+    Raises
+    ------
+    ValueError
+        If it is not one integer for each component, or the integers are not ``0, 1, ...`` without a gap.
+    """
+    numbers = np.asarray(cluster_of)
+    if numbers.shape != (n_components,) or numbers.dtype.kind not in "iu":
+        raise ValueError(
+            f"`cluster_of` must be {n_components} integers, one for each component, not of shape {numbers.shape} and type "
+            f"{numbers.dtype}."
+        )
+    found = np.unique(numbers)
+    if found[0] != 0 or found[-1] != len(found) - 1:
+        raise ValueError(f"`cluster_of` must number the clusters 0, 1, ... without a gap; it has {shorten(found)}.")
+    return numbers.astype(int)
 
 
 def check_start(start: object, n_obs: int) -> np.ndarray:

@@ -1,10 +1,8 @@
-"""Checks of an AnnData object: its matrix, columns, labels, graph, coordinates and names."""
+"""Checks of an AnnData object as a whole, its matrix and its genes."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
 
 import anndata as ad
 import numpy as np
@@ -15,21 +13,14 @@ from anndata.abc import CSCDataset
 from rmve._validation.arguments import shorten
 from rmve.initialization import row_sums, stored_chunks
 
-#: Ratio of the spread of two batches' positions from which on their units seem to differ.
-MIXED_UNITS = 10.0
+#: Packages whose matrices stay on disk and are read by rows.
+ON_DISK = ("anndata", "h5py", "zarr")
+#: Cells that tell whether a matrix holds counts.
+PEEK = 200
 
 
 def _where(layer: str | None) -> str:
     return "`adata.X`" if layer is None else f"`adata.layers[{layer!r}]`"
-
-
-def require_column(adata: ad.AnnData, key: str, role: str) -> pd.Series:
-    """A column of ``adata.obs``; KeyError, with the columns that there are, if it is missing."""
-    if key not in adata.obs:
-        raise KeyError(
-            f"`{role}={key!r}` is not a column of `adata.obs`. Its columns: {shorten(list(adata.obs)) or 'none'}."
-        )
-    return adata.obs[key]
 
 
 def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
@@ -44,10 +35,14 @@ def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
     """
     if not isinstance(adata, ad.AnnData):
         raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
+    for name in ("obs", "var"):
+        if not isinstance(getattr(adata, name), pd.DataFrame):
+            raise TypeError(f"`adata.{name}` is not in memory. Read it with `adata = adata.to_memory()`.")
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"`adata` is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
     if adata.is_view and not allow_view:
-        raise ValueError("`adata` is a view of another AnnData. Make it independent with `adata = adata.copy()`.")
+        copy = "to_memory" if adata.isbacked else "copy"  # a part of a file has no copy
+        raise ValueError(f"`adata` is a view of another AnnData. Make it independent with `adata = adata.{copy}()`.")
     if not adata.var_names.is_unique:
         raise ValueError("`adata.var_names` has duplicates. Call `adata.var_names_make_unique()` first.")
 
@@ -88,21 +83,35 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> None:
     Raises
     ------
     TypeError
-        If the matrix does not hold numbers.
+        If it is no matrix of NumPy, SciPy or a file, or does not hold numbers that can be computed with.
     ValueError
         If it holds NaN or infinite values, or is on disk by columns.
     """
     x = get_matrix(adata, layer)
+    where = _where(layer)
+    package = type(x).__module__.partition(".")[0]
+    if type(x) is not np.ndarray and not sp.issparse(x) and package not in ON_DISK:
+        advice = f"Read it into memory with `{where[1:-1]} = {where[1:-1]}.compute()`" if package == "dask" else ""
+        advice = advice or "Convert it to a NumPy array or a SciPy matrix"
+        raise TypeError(
+            f"{where} is a {type(x).__name__} of {package}, which RMVE cannot read. {advice}, or open the h5ad file with "
+            '`anndata.read_h5ad(path, backed="r")`.'
+        )
     if isinstance(x, CSCDataset):
         raise ValueError(
             f"{_where(layer)} is on disk and stored by columns, so every mini-batch of cells would read all of it. Store "
             "it by rows: `adata = adata.to_memory(); adata.X = adata.X.tocsr(); adata.write_h5ad(...)`."
         )
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.issubdtype(x.dtype, np.complexfloating):
-        raise TypeError(f"{_where(layer)} must hold numbers, not {x.dtype}.")
+        raise TypeError(f"{where} must hold numbers, not {x.dtype}.")
+    if x.dtype.kind == "f" and (x.dtype.itemsize not in (4, 8) or not x.dtype.isnative):
+        raise TypeError(
+            f"{where} holds {x.dtype} numbers, which cannot be computed with. Convert them with "
+            f"`{where[1:-1]} = {where[1:-1]}.astype('float32')`."
+        )
     for values in _values(x):
         if not np.isfinite(values).all():
-            raise ValueError(f"{_where(layer)} holds NaN or infinite values. Remove or impute them first.")
+            raise ValueError(f"{where} holds NaN or infinite values. Remove or impute them first.")
 
 
 def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
@@ -126,8 +135,8 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
             if bad.size:
                 kind = "negative" if bad[0] < 0 else "fractional"
                 raise ValueError(
-                    f"{_where(layer)} has {kind} values (for example {bad[0]:.4g}), but `gene_likelihood={likelihood!r}` "
-                    "needs raw counts. Give the layer with the counts as `layer` to `setup_anndata`, or use "
+                    f"{_where(layer)} has {kind} values (for example {float(bad[0]):.10g}), but "
+                    f"`gene_likelihood={likelihood!r}` needs raw counts. {_where_counts_are(adata, layer)}, or use "
                     "`gene_likelihood='normal'` for log-normalised values."
                 )
     if likelihood not in ("normal", "bernoulli"):
@@ -139,187 +148,30 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
             )
 
 
-def check_columns(
-    adata: ad.AnnData,
-    batch_key: str | None,
-    labels_key: str | None,
-    size_factor_key: str | None,
-    categorical_covariate_keys: Sequence[str] | None,
-    continuous_covariate_keys: Sequence[str] | None,
-) -> None:
-    """Raise unless the columns of ``adata.obs`` exist and are complete.
-
-    Raises
-    ------
-    KeyError
-        If a column is missing.
-    ValueError
-        If a column has missing values (of a label, too: give unlabelled cells the ``unlabeled_category``), a
-        size factor is not positive, or a covariate is not finite.
-    """
-    for name, keys in (
-        ("categorical_covariate_keys", categorical_covariate_keys),
-        ("continuous_covariate_keys", continuous_covariate_keys),
-    ):
-        if keys is None:
-            continue
-        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-            raise TypeError(f"`{name}` must be a list of column names, not {keys!r}.")
-        if any(not isinstance(key, str) for key in keys):
-            raise TypeError(f"`{name}` must be a list of strings, names of columns, not {keys!r}.")
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"`{name}` names a column twice: {shorten(list(keys))}.")
-    categorical = [("batch_key", batch_key), ("labels_key", labels_key)]
-    categorical += [("categorical_covariate_keys", key) for key in categorical_covariate_keys or []]
-    for role, key in categorical:
-        if key is None:
-            continue
-        missing = int(require_column(adata, key, role).isna().sum())
+def _where_counts_are(adata: ad.AnnData, layer: str | None) -> str:
+    """Advice on the counts: the layers that hold some, ``adata.raw``, or ``X``."""
+    layers = [name for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name])]
+    if layers:
+        return f"Give the layer with the counts to `setup_anndata`, here `layer={layers[0]!r}`"
+    if layer is not None and adata.X is not None and _looks_like_counts(adata.X):
+        return "`adata.X` holds counts: leave out `layer`"
+    if adata.raw is not None and _looks_like_counts(adata.raw.X):
+        missing = len(adata.var_names.difference(adata.raw.var_names))
         if missing:
-            hint = (
-                "Give unlabelled cells the `unlabeled_category`"
-                if role == "labels_key"
-                else "Fill them in or remove these cells"
-            )
-            raise ValueError(f"`adata.obs[{key!r}]` (`{role}`) has {missing} missing value(s). {hint}.")
-    for key in continuous_covariate_keys or []:
-        column = require_column(adata, key, "continuous_covariate_keys")
-        numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
-        if not numeric or not np.isfinite(column.to_numpy(float)).all():
-            raise ValueError(f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) must hold finite numbers.")
-    if size_factor_key is not None:
-        column = require_column(adata, size_factor_key, "size_factor_key")
-        values = column.to_numpy(float) if pd.api.types.is_numeric_dtype(column) else np.array([np.nan])
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ValueError(f"`adata.obs[{size_factor_key!r}]` (`size_factor_key`) must hold positive finite numbers.")
-
-
-def check_labels(adata: ad.AnnData, key: str, unlabeled_category: object) -> None:
-    """Raise unless the labels are strings, if the mark of unlabelled cells is one.
-
-    Raises
-    ------
-    TypeError
-        If that mark is neither a string nor a number.
-    ValueError
-        If labels are of another type.
-    """
-    if not isinstance(unlabeled_category, str | Real) or isinstance(unlabeled_category, bool):
-        raise TypeError(f"`unlabeled_category` must be a string or a number, not {unlabeled_category!r}.")
-    if key not in adata.obs or not isinstance(unlabeled_category, str):
-        return
-    other = [value for value in adata.obs[key].unique() if not isinstance(value, str)]
-    if other:
-        raise ValueError(
-            f"`adata.obs[{key!r}]` (`labels_key`) holds labels that are no strings, for example {other[0]!r}. "
-            f"Convert them with `adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)`."
+            return f"`adata.raw` holds counts, but lacks {missing} of the genes in `adata.var_names`: leave these out first"
+        return (
+            "`adata.raw` holds counts: `adata.layers['counts'] = adata.raw[:, adata.var_names].X`, and "
+            "`layer='counts'` to `setup_anndata` (`--layer raw` on the command line)"
         )
+    return "There are none in `adata`: neither another layer nor `adata.raw` holds counts. Read them from the original file"
 
 
-def check_known_labels(adata: ad.AnnData, key: str, known: Sequence) -> None:
-    """Raise ValueError if new data has a label that the reference does not know."""
-    unseen = [label for label in pd.unique(adata.obs[key]) if label not in set(known)]
-    if unseen:
-        raise ValueError(
-            f"`adata.obs[{key!r}]` has label(s) unseen in the reference: {shorten(unseen)}. Known: "
-            f"{shorten(list(known), 20)}. Mark these cells with the `unlabeled_category` to find their cluster."
-        )
-
-
-def check_known_batches(adata: ad.AnnData, key: str, known: Sequence) -> None:
-    """Raise ValueError if new data has a batch that the model was not trained on."""
-    unseen = [batch for batch in pd.unique(adata.obs[key]) if batch not in set(known)]
-    if unseen:
-        raise ValueError(
-            f"`adata.obs[{key!r}]` has batch(es) unseen in training: {shorten(unseen)}. "
-            "Map new batches with `RMVE.load_query_data(adata, model)`."
-        )
-
-
-def find_graph(adata: ad.AnnData, neighbors_key: str):
-    """The neighbour graph that ``neighbors_key`` names, in ``adata.obsp`` or through ``adata.uns``.
-
-    Returns
-    -------
-    The ``(n, n)`` connectivity matrix.
-
-    Raises
-    ------
-    KeyError
-        If there is none of that name.
-    ValueError
-        If it has negative or non-finite weights, or no edges.
-    """
-    key = neighbors_key
-    if key not in adata.obsp:
-        entry = adata.uns.get(key, {})
-        key = entry.get("connectivities_key", "") if isinstance(entry, dict) else ""
-    if key not in adata.obsp:
-        raise KeyError(
-            f"`neighbors_key={neighbors_key!r}` names no graph in `adata.obsp` or `adata.uns`. Make one with "
-            f"`sc.pp.neighbors(adata)` or `squidpy.gr.spatial_neighbors(adata)`. `adata.obsp` has: "
-            f"{shorten(list(adata.obsp)) or 'nothing'}."
-        )
-    graph = adata.obsp[key]
-    values = graph.data if sp.issparse(graph) else np.asarray(graph)
-    if values.size == 0 or not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
-        raise ValueError(f"`adata.obsp[{key!r}]` must have finite, non-negative weights and at least one edge.")
-    return graph
-
-
-def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
-    """Coordinates of the cells, shape ``(n, 1 to 3)``, with rows of NaN where unknown.
-
-    Raises
-    ------
-    KeyError
-        If ``adata.obsm`` has no such key.
-    ValueError
-        If the array is not numeric, has more than three columns, infinite or partly missing rows, or fewer
-        than three cells with a position.
-    """
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {shorten(list(adata.obsm)) or 'none'}."
-        )
-    coordinates = np.asarray(adata.obsm[spatial_key])
-    try:
-        if coordinates.dtype.kind in "US":  # NumPy would read numbers in it
-            raise TypeError
-        coordinates = coordinates.astype(np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"`adata.obsm[{spatial_key!r}]` must hold numbers.") from None
-    if coordinates.ndim != 2 or not 1 <= coordinates.shape[1] <= 3:
-        raise ValueError(f"`adata.obsm[{spatial_key!r}]` must have 1 to 3 columns; its shape is {coordinates.shape}.")
-    missing = np.isnan(coordinates)
-    if np.isinf(coordinates).any() or (missing.any(1) != missing.all(1)).any():
-        raise ValueError(
-            f"`adata.obsm[{spatial_key!r}]` has infinite or partly missing rows. A cell of unknown position is a row of NaN."
-        )
-    if (~missing.any(1)).sum() < 3:
-        raise ValueError(f"`adata.obsm[{spatial_key!r}]` has fewer than three cells with a position.")
-    constant = np.flatnonzero(np.nanmax(coordinates, 0) == np.nanmin(coordinates, 0))
-    if len(constant):
-        raise ValueError(
-            f"Column {constant[0]} of `adata.obsm[{spatial_key!r}]` is the same for all cells. Drop it: "
-            "there is nothing to map to."
-        )
-    return coordinates
-
-
-def warn_of_mixed_units(adata: ad.AnnData, spatial_key: str, batch_key: str) -> None:
-    """Warn if the positions of one batch are spread :data:`MIXED_UNITS` times wider than another's."""
-    coordinates = pd.DataFrame(get_coordinates(adata, spatial_key)).groupby(adata.obs[batch_key].to_numpy())
-    spread = np.sqrt((coordinates.std() ** 2).mean(axis=1)).dropna()
-    spread = spread[spread > 0]
-    if len(spread) > 1 and spread.max() > MIXED_UNITS * spread.min():
-        warnings.warn(
-            f"The positions in `adata.obsm[{spatial_key!r}]` are spread over {spread.max():.3g} in batch "
-            f"{str(spread.idxmax())!r} of `adata.obs[{batch_key!r}]` and over {spread.min():.3g} in {str(spread.idxmin())!r}. "
-            "One map serves all batches: bring them to the same unit and frame first.",
-            UserWarning,
-            stacklevel=3,
-        )
+def _looks_like_counts(x) -> bool:
+    block = next(stored_chunks(x, np.arange(min(PEEK, x.shape[0]))))
+    values = block.data if sp.issparse(block) else np.asarray(block)
+    return (
+        values.dtype.kind in "biuf" and values.size > 0 and bool(((values >= 0) & (values == np.round(values))).all())
+    )
 
 
 def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:
@@ -343,21 +195,3 @@ def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:
         "`adata` has the model's genes in another order, or more genes. "
         "Put them in order with `adata = adata[:, model.get_var_names()].copy()`."
     )
-
-
-def check_key_added(adata: ad.AnnData, key: str, registered: Sequence[str | None]) -> None:
-    """Raise unless results can be written under ``key`` without losing the user's data.
-
-    Raises
-    ------
-    TypeError
-        If it is not a string.
-    ValueError
-        If it is empty, holds ``/`` (which h5ad cannot store), or names a column that is not a result of this model.
-    """
-    if not isinstance(key, str):
-        raise TypeError(f"`key_added` must be a string, not {type(key).__name__}.")
-    if not key or "/" in key:
-        raise ValueError(f"`key_added` must not be empty or hold '/'; got {key!r}.")
-    if key in registered or (key in adata.obs and key not in adata.uns):
-        raise ValueError(f"`key_added={key!r}` would overwrite `adata.obs[{key!r}]`. Choose another name.")

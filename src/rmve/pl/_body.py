@@ -12,7 +12,9 @@ from matplotlib.path import Path
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.body import FRAME, ORGANS
-from rmve.pl._figure import GREY, finish, new_axes, palette, require, require_column
+from rmve.pl._colors import cell_colors
+from rmve.pl._figure import finish, new_axes, require
+from rmve.pl._names import plain
 
 #: Half of the body's outline, from the top of the head down to between the legs: points of cubic Bézier curves, as
 #: distance from the middle line and height, in the frame of :mod:`rmve.body`. Drawn for RMVE.
@@ -100,7 +102,7 @@ def body_map(
     key
         Its ``key_added``.
     color
-        Column of ``adata.obs`` with categories, such as the organ; ``None`` is the clusters.
+        Column of ``adata.obs`` or gene: categories, such as the organ, or numbers; ``None`` is the clusters.
     basis
         Key of ``adata.obsm`` with positions in the body; ``None`` is where the model puts the cells.
     names
@@ -136,9 +138,7 @@ def body_map(
         raise ValueError(
             f"A body map needs two coordinates; `adata.obsm[{basis or written.spatial!r}]` has {points.shape}."
         )
-    column = require_column(adata, color)
-    codes = column.cat.codes.to_numpy()
-    colors = np.array([*palette(adata, color, len(column.cat.categories)), GREY])
+    colors = cell_colors(adata, color)
     axes = new_axes(ax, (7.2, 8.6))
     draw_body(axes)
     left, right, top, bottom = FRAME
@@ -146,16 +146,18 @@ def body_map(
     shown = np.clip(points, [left, top], [right, bottom])
     order = np.random.default_rng(0).permutation(np.flatnonzero(known))
     size = np.clip(8_000 / max(len(order), 1), 2, 26)
-    axes.scatter(*shown[order].T, c=colors[codes[order]], s=size, alpha=0.75, linewidths=0, zorder=3, rasterized=True)
-    if names:
-        present = [k for k in range(len(column.cat.categories)) if (known & (codes == k)).any()]
-        medians = np.array([np.median(shown[known & (codes == k)], axis=0) for k in present]).reshape(-1, 2)
-        _names_beside(axes, medians, [str(column.cat.categories[k]) for k in present], colors[present])
-    axes.set_title(color)
+    axes.scatter(*shown[order].T, c=colors.of_cells[order], s=size, alpha=0.75, linewidths=0, zorder=3, rasterized=True)
+    if colors.scale is not None:
+        colors.legend(axes)
+    elif names:
+        present = colors.present(known)
+        medians = np.array([np.median(shown[known & (colors.codes == k)], axis=0) for k in present]).reshape(-1, 2)
+        _names_beside(axes, medians, [colors.names[k] for k in present], [colors.of_names[k] for k in present])
+    axes.set_title(plain(color))
     return finish(axes, ax, show, save)
 
 
-def _names_beside(ax: Axes, medians: np.ndarray, names: list[str], colors: np.ndarray) -> None:
+def _names_beside(ax: Axes, medians: np.ndarray, names: list[str], colors: list[str]) -> None:
     """Write names in two columns, left and right of the body, from head to feet, with lines to the medians."""
     left, right, top, bottom = FRAME
     from_head = np.argsort(medians[:, 1], kind="stable")

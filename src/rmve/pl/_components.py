@@ -10,7 +10,8 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import cluster_colors, despine, finish, new_axes, require, row_names
+from rmve.pl._colors import cluster_colors
+from rmve.pl._figure import despine, finish, new_axes, require, row_names
 
 
 def components(

@@ -12,7 +12,9 @@ from scipy.special import entr
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._validation import check_choice
-from rmve.pl._figure import despine, finish, new_axes, palette, require, require_column
+from rmve.pl._colors import palette, require_column
+from rmve.pl._figure import despine, finish, new_axes, require
+from rmve.pl._names import plain
 
 #: Confidence from which on a cell counts as sure in the figure.
 SURE = 0.9
@@ -72,7 +74,7 @@ def confidence(
         threshold = float(entr([SURE, 1 - SURE]).sum())
         sure, label, limits = values <= threshold, "entropy of q(y|x), nats", (-0.02, max(0.7, values.max()) + 0.02)
     categories, codes = column.cat.categories, column.cat.codes.to_numpy()
-    colors = palette(adata, names.cluster, len(categories))
+    colors = palette(adata, names.cluster, categories)
     present = [k for k in range(len(categories)) if (codes == k).any()]
 
     axes = new_axes(ax, (5.4, 1.2 + 0.34 * len(present)))
@@ -94,7 +96,9 @@ def confidence(
             fontsize=8,
         )
     axes.axvline(threshold, color="0.8", linewidth=0.8, zorder=0)
-    axes.set(yticks=range(len(present)), yticklabels=[str(categories[k]) for k in present], ylabel=names.cluster)
+    axes.set(
+        yticks=range(len(present)), yticklabels=[plain(categories[k]) for k in present], ylabel=plain(names.cluster)
+    )
     axes.set(ylim=(len(present) - 0.5, -0.5), xlim=limits, xlabel=label)
     sign = "≥" if measure == "confidence" else "≤"
     axes.text(1.02, 1.02, f"{sign} {threshold:.2g}", transform=axes.transAxes, fontsize=8)

@@ -10,7 +10,9 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import finish, new_axes, require, require_column
+from rmve.pl._colors import require_column
+from rmve.pl._figure import finish, new_axes, require
+from rmve.pl._names import plain
 
 #: Largest table, in entries, whose counts are written into it.
 MAX_WRITTEN = 600
@@ -66,11 +68,12 @@ def confusion(
     n_rows, n_columns = counts.shape
     axes = new_axes(ax, (2.8 + 0.42 * n_columns, max(2.2, 1.4 + 0.32 * n_rows)))
     mesh = axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
-    row_names = [f"{label} ({n:,})" for label, n in zip(counts.index, counts.sum(axis=1), strict=True)]
-    axes.set(yticks=np.arange(n_rows) + 0.5, yticklabels=row_names, ylabel=labels_key)
-    axes.set(xticks=np.arange(n_columns) + 0.5, xlabel=names.cluster)
-    long = max(map(len, counts.columns.astype(str))) > 3
-    axes.set_xticklabels(counts.columns, rotation=45 if long else 0, ha="right" if long else "center")
+    row_names = [f"{plain(label)} ({n:,})" for label, n in zip(counts.index, counts.sum(axis=1), strict=True)]
+    axes.set(yticks=np.arange(n_rows) + 0.5, yticklabels=row_names, ylabel=plain(labels_key))
+    axes.set(xticks=np.arange(n_columns) + 0.5, xlabel=plain(names.cluster))
+    column_names = [plain(name) for name in counts.columns]
+    long = max(map(len, column_names)) > 3
+    axes.set_xticklabels(column_names, rotation=45 if long else 0, ha="right" if long else "center")
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -5,28 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._figure import (
-    GREY,
-    cluster_colors,
-    despine,
-    finish,
-    mixture_components,
-    new_axes,
-    palette,
-    require,
-    require_column,
-    write_names,
-)
+from rmve.pl._colors import GREY, cell_colors, cluster_colors
+from rmve.pl._figure import despine, finish, mixture_components, new_axes, require, write_names
+from rmve.pl._names import plain
 
 #: Opacity of a cell of confidence zero.
 MIN_ALPHA = 0.1
@@ -61,8 +47,9 @@ def embedding(
         Key of ``adata.obsm``, with or without ``X_``. ``None``: ``X_umap`` if there is one, otherwise RMVE's embedding.
         Of RMVE's embedding the first two principal components are drawn, of others the first two columns.
     color
-        Column of ``adata.obs`` to colour by: categories, or floating-point numbers, such as
-        :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters.
+        Column of ``adata.obs`` or gene to colour by: categories, or numbers, such as
+        :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters. Integers are numbers; make them categories with
+        ``adata.obs[name].astype("category")``.
     confidence
         Whether cells of an uncertain cluster are drawn paler.
     ellipses
@@ -90,8 +77,7 @@ def embedding(
     if color is None:
         require(adata.obs, "obs", names.cluster, key)
         color = names.cluster
-    column = require_column(adata, color)
-    is_number = pd.api.types.is_float_dtype(adata.obs[color])
+    colors = cell_colors(adata, color)
     points, labels, plane = _coordinates(adata, names, names.latent if ellipses and basis is None else basis)
     if ellipses and plane is None:
         raise ValueError(
@@ -101,19 +87,15 @@ def embedding(
     if confidence:
         alpha = MIN_ALPHA + (1 - MIN_ALPHA) * np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
 
-    categories, codes = column.cat.categories, column.cat.codes.to_numpy()
-    present = [k for k in range(len(categories)) if (codes == k).any()]
-    shown = [str(categories[k]) for k in present]
-    with_legend = not is_number and max(map(len, shown), default=0) > MAX_NAME
-    colors = np.array([*palette(adata, color, len(categories)), GREY])  # code -1, without a category, is the last
-    scale = _color_scale(adata.obs[color]) if is_number else None
-    of_cells = colors[codes] if scale is None else scale.to_rgba(adata.obs[color])
+    present = colors.present()
+    shown = [colors.names[k] for k in present]
+    with_legend = max(map(len, shown), default=0) > MAX_NAME
 
     axes = new_axes(ax, (7.2 if with_legend else 4.8, 4.4))
     order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
     axes.scatter(
         *points[order].T,
-        c=of_cells[order],
+        c=colors.of_cells[order],
         alpha=alpha[order],
         s=np.clip(25_000 / adata.n_obs, 0.5, 16),
         linewidths=0,
@@ -121,25 +103,14 @@ def embedding(
     )
     if ellipses:
         _draw_components(axes, adata, key, *plane)
-    axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=color)
+    axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=plain(color))
     despine(axes, "top", "right")
-    if scale is not None:
-        axes.figure.colorbar(scale, ax=axes, shrink=0.6, aspect=18, pad=0.02).outline.set_visible(False)
-    elif with_legend:
-        dots = [Line2D([], [], linestyle="", marker="o", color=colors[k], label=str(categories[k])) for k in present]
-        columns = 1 + len(dots) // 20
-        axes.legend(handles=dots, frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1, 0.5))
+    if with_legend or colors.scale is not None:
+        colors.legend(axes)
     else:
-        medians = np.array([np.median(points[codes == k], axis=0) for k in present]).reshape(-1, 2)
+        medians = np.array([np.median(points[colors.codes == k], axis=0) for k in present]).reshape(-1, 2)
         write_names(axes, medians, shown)
     return finish(axes, ax, show, save)
-
-
-def _color_scale(values: pd.Series) -> ScalarMappable:
-    """Colours of numbers from the least to the largest; missing ones are grey."""
-    finite = values[np.isfinite(values)]
-    limits = Normalize(finite.min(), finite.max()) if len(finite) else Normalize(0, 1)
-    return ScalarMappable(limits, colormaps["viridis"].with_extremes(bad=GREY))
 
 
 def _draw_components(axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray) -> None:
@@ -176,7 +147,7 @@ def _coordinates(
         return _principal_components(points, name)
     stem = name.removeprefix("X_")
     stem = stem.upper() if stem in ("umap", "tsne", "pca") else stem
-    return points[:, :2], (f"{stem} 1", f"{stem} 2"), None
+    return points[:, :2], (f"{plain(stem)} 1", f"{plain(stem)} 2"), None
 
 
 def _principal_components(
@@ -188,5 +159,5 @@ def _principal_components(
     directions = directions[:, :-3:-1]
     directions = directions * np.sign(directions[np.abs(directions).argmax(0), [0, 1]])
     share = 100 * variance[:-3:-1] / max(variance.sum(), np.finfo(float).tiny)
-    first, second = (f"PC {i + 1} of {name} ({share[i]:.0f} %)" for i in range(2))
+    first, second = (f"PC {i + 1} of {plain(name)} ({share[i]:.0f} %)" for i in range(2))
     return centered @ directions, (first, second), (origin, directions)

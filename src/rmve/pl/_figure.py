@@ -13,11 +13,10 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
+from rmve.pl._names import plain
 
 #: Resolution of saved bitmaps.
 DPI = 200
-#: Colour of cells without a category, and of what is not in focus.
-GREY = "#b8b8b8"
 #: Line at the recommended number of clusters.
 CUT = {"color": "#d55e00", "linestyle": (0, (4, 2)), "linewidth": 1.6}
 
@@ -43,55 +42,6 @@ def require(container: Mapping, where: str, name: str, key_added: str) -> object
         argument = "" if key_added == DEFAULT_KEY else f"key_added={key_added!r}"
         raise KeyError(f"`adata.{where}[{name!r}]` is missing. Call `model.annotate({argument})` first.")
     return container[name]
-
-
-def require_column(adata: AnnData, name: str) -> pd.Series:
-    """A column of ``adata.obs`` as a categorical series.
-
-    Parameters
-    ----------
-    adata
-        Cells.
-    name
-        The column.
-
-    Raises
-    ------
-    KeyError
-        If it is missing.
-    """
-    if name not in adata.obs:
-        columns = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise KeyError(f"{name!r} is not a column of `adata.obs`. Its columns: {columns}.")
-    return adata.obs[name].astype("category")
-
-
-def palette(adata: AnnData, name: str, n_colors: int) -> list[str]:
-    """Colours of the categories of a column: those in ``adata.uns`` if they are enough, else scanpy's defaults.
-
-    Parameters
-    ----------
-    adata
-        Cells.
-    name
-        Column of ``adata.obs``.
-    n_colors
-        Number of categories.
-    """
-    from scanpy.pl import palettes
-
-    chosen = list(adata.uns.get(f"{name}_colors", []))
-    if len(chosen) >= n_colors:
-        return chosen[:n_colors]
-    defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
-    colors = next((colors for colors in defaults if n_colors <= len(colors)), defaults[-1])
-    return [colors[i % len(colors)] for i in range(n_colors)]
-
-
-def cluster_colors(adata: AnnData, name: str) -> dict[str, str]:
-    """Colour of each cluster, by its name, from a column of ``adata.obs``; see :func:`palette`."""
-    categories = require_column(adata, name).cat.categories.astype(str)
-    return dict(zip(categories, palette(adata, name, len(categories)), strict=True))
 
 
 def new_axes(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
@@ -160,7 +110,7 @@ def row_names(clusters: pd.Series) -> list[str]:
     """Name of the cluster, with the component where a cluster has several."""
     several = clusters.duplicated(keep=False)
     return [
-        f"{cluster} ({k})" if many else cluster
+        f"{plain(cluster)} ({k})" if many else plain(cluster)
         for k, cluster, many in zip(clusters.index, clusters, several, strict=True)
     ]
 
@@ -186,7 +136,17 @@ def write_names(ax: Axes, positions: np.ndarray, names: Sequence[str], fontsize:
     """
     outline = [effects.withStroke(linewidth=2.5, foreground="white")]
     texts = [
-        ax.text(x, y, name, ha="center", va="center", fontsize=fontsize, weight="bold", path_effects=outline, zorder=5)
+        ax.text(
+            x,
+            y,
+            plain(name),
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            weight="bold",
+            path_effects=outline,
+            zorder=5,
+        )
         for (x, y), name in zip(positions, names, strict=True)
     ]
     if len(texts) < 2:

@@ -12,8 +12,10 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.levels import MIN_CONFUSION
+from rmve.pl._colors import GREY, cluster_colors
 from rmve.pl._components import row_names
-from rmve.pl._figure import CUT, GREY, cluster_colors, despine, finish, new_axes, require
+from rmve.pl._figure import CUT, despine, finish, new_axes, require
+from rmve.pl._names import plain
 
 #: Smallest confusion that the figure shows.
 MIN_SHOWN = 0.01
@@ -98,7 +100,9 @@ def merge_tree(
         place = {"xy": (0, row), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         axes.annotate(text, xytext=(-4, 0), ha="right", va="center_baseline", fontsize=8, color="0.4", **place)
     axes.set(yticks=np.arange(n_used), yticklabels=row_names(clusters), ylim=(n_used - 0.4, -0.6))
-    axes.set(ylabel=f"{names.cluster} (component), training cells", xlim=(n_used + 0.4, 0.3), xlabel="clusters left")
+    axes.set(
+        ylabel=f"{plain(names.cluster)} (component), training cells", xlim=(n_used + 0.4, 0.3), xlabel="clusters left"
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.tick_params(axis="y", length=0, pad=14 + 5 * max(map(len, cells)), labelsize=8)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))

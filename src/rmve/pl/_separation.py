@@ -13,7 +13,8 @@ from scipy.spatial.distance import squareform
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.pl._figure import cluster_colors, finish, mixture_components, new_axes, require, row_names
+from rmve.pl._colors import cluster_colors
+from rmve.pl._figure import finish, mixture_components, new_axes, require, row_names
 
 #: Most components for which each cell of the map has its number written into it.
 MAX_NUMBERS = 15

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from sklearn.metrics import r2_score
 
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
-from rmve.pl._figure import GREY, despine, finish, new_axes, palette, require, require_column
+from rmve.pl._colors import GREY, cell_colors
+from rmve.pl._figure import despine, finish, new_axes, require
+from rmve.pl._names import plain
 
 #: Most arrows that are drawn.
 MAX_ARROWS = 400
@@ -41,8 +42,7 @@ def spatial(
     key
         Its ``key_added``.
     color
-        Column of ``adata.obs``: categories or floating-point numbers, such as ``"rmve_spatial_sd"``; ``None`` is the
-        clusters.
+        Column of ``adata.obs`` or gene: categories or numbers, such as ``"rmve_spatial_sd"``; ``None`` is the clusters.
     predicted
         Whether to draw cells where the linear map puts them, and not where they are.
     spatial_key
@@ -71,22 +71,14 @@ def spatial(
     if color is None:
         require(adata.obs, "obs", names.cluster, key)
         color = names.cluster
-    column = require_column(adata, color)
+    colors = cell_colors(adata, color, CMAP)
     points = _predicted(adata, names) if predicted else _true(adata, names, spatial_key)
     points = _two(points, axes)
     order = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(points).all(1)))
     where = new_axes(ax, (6.4, 4.6))
-    if pd.api.types.is_float_dtype(adata.obs[color]):
-        _numbers(where, points[order], adata.obs[color].to_numpy()[order], color)
-    else:
-        categories, codes = column.cat.categories, column.cat.codes.to_numpy()
-        colors = np.array([*palette(adata, color, len(categories)), GREY])
-        _dots(where, points[order], c=colors[codes[order]])
-        present = [k for k in range(len(categories)) if (codes[order] == k).any()]
-        dots = [Line2D([], [], linestyle="", marker="o", color=colors[k], label=str(categories[k])) for k in present]
-        columns = 1 + len(dots) // 20
-        where.legend(handles=dots, frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1, 0.5))
-    _frame(where, axes, color + (", predicted" if predicted else ""))
+    _dots(where, points[order], c=colors.of_cells[order])
+    colors.legend(where, order)
+    _frame(where, axes, plain(color) + (", predicted" if predicted else ""))
     return finish(where, ax, show, save)
 
 
@@ -269,7 +261,7 @@ def spatial_genes(
     change = pd.concat([change[change < 0][:n_genes], change[change > 0][-n_genes:]])
     where = new_axes(ax, (4.6, 0.5 + 0.22 * len(change)))
     where.barh(np.arange(len(change)), change, color=np.where(change < 0, "#3b6fb6", "#c8553d"), height=0.75)
-    where.set_yticks(np.arange(len(change)), change.index, fontsize=8)
+    where.set_yticks(np.arange(len(change)), map(plain, change.index), fontsize=8)
     where.axvline(0, color="black", linewidth=0.8)
     where.set(xlabel=f"change over one standard deviation of axis {axis}", ylim=(-0.7, len(change) - 0.3))
     despine(where, "top", "right", "left")

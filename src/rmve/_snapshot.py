@@ -1,0 +1,91 @@
+"""What an AnnData held when it was set up, to see whether it changed since."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+
+#: Arguments of ``setup_anndata`` that name one column of ``obs``, and several.
+COLUMNS = ("batch_key", "labels_key", "size_factor_key")
+LISTS_OF_COLUMNS = ("categorical_covariate_keys", "continuous_covariate_keys")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Checksums of all that was registered of an AnnData, by where it is (``"adata.obs['batch']"``).
+
+    Matrices on disk count by their shape and type: nobody writes to a file that is open for reading.
+    """
+
+    parts: dict[str, object]
+
+    @classmethod
+    def take(cls, adata: AnnData, arguments: dict) -> Snapshot:
+        """Look at what arguments of ``setup_anndata`` name.
+
+        Parameters
+        ----------
+        adata
+            Cells.
+        arguments
+            Of ``setup_anndata``.
+        """
+        layer, spatial_key, neighbors_key = (arguments.get(name) for name in ("layer", "spatial_key", "neighbors_key"))
+        parts: dict[str, object] = {
+            "adata.n_obs": adata.n_obs,
+            "adata.var_names": _of_column(adata.var_names),
+        }
+        where, x = ("adata.X", adata.X) if layer is None else (f"adata.layers[{layer!r}]", adata.layers.get(layer))
+        parts[where] = _of_array(x)
+        for key in registered_columns(arguments):
+            parts[f"adata.obs[{key!r}]"] = _of_column(adata.obs[key]) if key in adata.obs else None
+        if spatial_key is not None:
+            parts[f"adata.obsm[{spatial_key!r}]"] = _of_array(adata.obsm.get(spatial_key))
+        if neighbors_key is not None:
+            entry = adata.uns.get(neighbors_key)
+            key = neighbors_key
+            if key not in adata.obsp and isinstance(entry, dict):
+                key = entry.get("connectivities_key", key)
+            parts[f"adata.obsp[{key!r}]"] = _of_array(adata.obsp.get(key))
+        return cls(parts)
+
+    def changes(self, now: Snapshot) -> list[str]:
+        """Places that hold something else ``now``."""
+        return [where for where, content in self.parts.items() if now.parts.get(where) != content]
+
+
+def registered_columns(arguments: dict) -> list[str]:
+    """Columns of ``obs`` that arguments of ``setup_anndata`` name."""
+    single = [arguments.get(name) for name in COLUMNS]
+    return [key for key in single if key is not None] + [
+        key for name in LISTS_OF_COLUMNS for key in arguments.get(name) or []
+    ]
+
+
+def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
+    """Kind and checksum of a column's values, whether they are stored as categories or not."""
+    plain = pd.Series(np.asarray(values))
+    hashes = pd.util.hash_pandas_object(plain, index=False).to_numpy()
+    return pd.api.types.infer_dtype(plain), zlib.crc32(hashes.tobytes())
+
+
+def _of_array(x: object) -> object:
+    """Shape, type and, in memory, checksum of an array, a frame or a sparse matrix."""
+    if x is None:
+        return None
+    if isinstance(x, pd.DataFrame):
+        x = x.to_numpy()
+    if sp.issparse(x):
+        x = x.tocsr()  # another order in memory is no change
+        x = x if x.has_sorted_indices else x.sorted_indices()
+        return (x.shape, *(_of_array(part) for part in (x.data, x.indices, x.indptr)))
+    if not isinstance(x, np.ndarray):
+        return (tuple(x.shape), str(x.dtype))
+    if x.dtype == object:
+        return (x.shape, zlib.crc32(repr(x.tolist()).encode()))
+    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1)))
