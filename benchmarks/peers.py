@@ -160,10 +160,11 @@ def scace(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
 
 
 def cytocipher(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
-    """Cytocipher (Balderson et al., Bioinformatics 2023) with its defaults, from Leiden at resolution 3.
+    """Cytocipher (Balderson et al., Bioinformatics 2023) from Leiden at resolution 3.
 
     It scores each cell for the marker genes of each cluster, and merges clusters whose scores do not differ significantly.
-    Needs the package ``cytocipher``, without the versions of ``numba`` and ``seaborn`` that it asks for, and ``seaborn``.
+    Its defaults, but that a cluster has at least one marker (``min_de``), and two may have the same
+    (``squash_exception``): without, it stops with an error on clusters that it should merge. Needs the package ``cytocipher``, without the versions of ``numba`` and ``seaborn`` that it asks for, and ``seaborn``.
     """
     from cytocipher import tl
 
@@ -173,7 +174,7 @@ def cytocipher(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]
         sc.pp.normalize_total(work, target_sum=1e4)
         sc.pp.log1p(work)
         work.obs["fine"] = pd.Categorical(leiden(neighbor_graph(embedding, seed), 3.0, seed))
-        tl.merge_clusters(work, "fine", random_state=seed)
+        tl.merge_clusters(work, "fine", min_de=1, squash_exception=True, random_state=seed)
     return {"unknown K": Clusters(work.obs["fine_merged"], cost + meter)}
 
 
