@@ -22,7 +22,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from data import RESULTS, Dataset, load
-from methods import read_off, train_rmve
+from methods import read_levels, train_rmve
 from peers import cluster_embedding, pca_embedding, scvi_embedding
 from runs import CACHE, Clusters, cached_embedding, measured, prepare, run_missing, span, to_markdown, versions
 from scores import score
@@ -30,7 +30,7 @@ from scores import score
 BATCH_KEY = "batch"
 METRICS = ["ARI", "NMI", "silhouette", "cLISI", "iLISI", "kBET", "batch silhouette"]
 NOTES = (
-    "Mean over seeds (± standard deviation for ARI). *known K*: k-means for embeddings, trained with K for RMVE; "
+    "Mean over seeds (± standard deviation for ARI). *known K*: k-means for embeddings, the level of that number for RMVE; "
     "*unknown K*: Leiden at resolution 1 for embeddings. *silhouette*, *cLISI*, *iLISI*, *kBET* and *batch silhouette*: "
     "scib-metrics, on the embedding, scaled so that 1 is best; the first two see types, the others batches."
 )
@@ -39,13 +39,10 @@ Embedded = tuple[np.ndarray, dict[str, Clusters]]
 
 
 def run_rmve(dataset: Dataset, seed: int, shared: Path, **model_kwargs) -> Embedded:
-    """RMVE with its defaults, or other ones; the embedding is that of the run with K unknown."""
-    clusters = {}
-    for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
-        with measured() as cost:
-            model = train_rmve(dataset.adata, n_components, seed, setup={"batch_key": BATCH_KEY}, **model_kwargs)
-        clusters[name] = read_off(model, cost)
-    return model.get_latent_representation(), clusters
+    """RMVE with its defaults, or other ones."""
+    with measured() as cost:
+        model = train_rmve(dataset.adata, None, seed, setup={"batch_key": BATCH_KEY}, **model_kwargs)
+    return model.get_latent_representation(), read_levels(model, cost, dataset)
 
 
 def harmony_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:

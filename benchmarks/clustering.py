@@ -10,13 +10,10 @@ training.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pandas as pd
-from data import FILES, RESULTS, is_there
 from methods import METHODS
-from runs import Table, prepare, run_all, span, to_markdown, versions
+from runs import Table, benchmark, span
 
 NOTES = (
     "Mean ± standard deviation over runs (seeds, and simulated data sets of one kind); *lowest*: the worst run; "
@@ -58,34 +55,5 @@ def _number(value: float, digits: int) -> str:
     return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def main() -> None:
-    """Run what is missing and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", default="pbmc3k", help=f"of {', '.join(FILES)}, NAME:all, and simulated:SEPARATION:SEED"
-    )
-    parser.add_argument("--methods", default="rmve,pca", help=f"of {'; '.join(METHODS)}")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--name", default="clustering", help="stem of the files in benchmarks/results")
-    parser.add_argument(
-        "--only-table", action="store_true", help="run nothing, write the table of the runs that are there"
-    )
-    arguments = parser.parse_args()
-    prepare()
-    seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    data = [name for name in arguments.data.split(",") if is_there(name)]
-    methods = [] if arguments.only_table else arguments.methods.split(",")
-    table = run_all(arguments.name, METHODS, data, methods, seeds)
-    table.rows = table.rows.sort_values(["data", "method", "clusters", "seed"])
-    command = (
-        f'OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/clustering.py --data "{arguments.data}" '
-        f'--methods "{arguments.methods}" --seeds {arguments.seeds} --name {arguments.name}'
-    )
-    summary = summarize(table)
-    text = f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / f"{arguments.name}.md").write_text(text)
-    print(summary.to_string(index=False))
-
-
 if __name__ == "__main__":
-    main()
+    benchmark("clustering", __doc__, METHODS, summarize, NOTES)

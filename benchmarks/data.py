@@ -9,13 +9,17 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scanpy as sc
+import scipy.sparse as sp
 
 import rmve
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 N_TOP_GENES = 2000
+#: Where all genes are kept: those found in at least this share of the cells.
+MIN_SHARE = 0.002
 
 FILES = {
     "pbmc3k": "pbmc3k.h5ad",
@@ -28,8 +32,17 @@ FILES = {
     "scmix": "scmix_5cl_celseq2.h5ad",
     "kang": "kang_pbmc_2x2.h5ad",
     "starmap": "starmap_mpfc.h5ad",
+    # Types that were measured otherwise than by RNA: hashtags, genotypes, sorting.
+    "hashing": "hashing_4lines.h5ad",
+    "scmix_10x": "scmix_10x_5cl.h5ad",
+    "zheng": "zheng_sorted8_2410.h5ad",
 }
-
+#: Labels that are no type.
+NO_TYPE = ("(none)", "Doublet", "Negative")
+#: Share of the molecules that is kept.
+DEPTHS = {"half": 0.5, "quarter": 0.25}
+#: With the option ``merged``: sorted T cells that differ little in RNA.
+CD4 = dict.fromkeys(("cd4-t-helper", "naive-t", "memory-t", "regulatory-t"), "cd4-t")
 
 #: Simulated counts of eight types, 3,000 cells and 1,000 genes where not said otherwise; the options are those of
 #: ``rmve.datasets.simulate``.
@@ -41,6 +54,17 @@ SCENARIOS = {
     "many": {"separation": 10.0, "imbalance": 0.6, "n_cells": 40_000},
     "same-mean": {"separation": 0.0, "shape_contrast": 1.0},
 }
+
+#: Inverse dispersion of the counts of one simulated population.
+ONE = {"poisson": np.inf, "nb": 3.0, "noisy": 0.5}
+#: A rare type within another: the set that they are from, the common type and the rare one. Where ``drawn``, cells are
+#: drawn from the two types' means and dispersions, otherwise they are the real ones.
+RARE = {
+    "b-in-t": {"source": "zheng", "types": ("naive-t", "b-cells"), "drawn": True},
+    "nk-in-t": {"source": "zheng", "types": ("naive-t", "cd56-nk"), "drawn": True},
+    "cite": {"source": "cite", "types": ("CD4 T", "B"), "drawn": False},
+}
+N_WITH_RARE = 3000
 
 
 @dataclass(frozen=True)
@@ -64,31 +88,149 @@ def data_folder() -> Path:
 
 def is_there(name: str) -> bool:
     """Whether a data set can be loaded; says so if not."""
-    stem = name.split(":")[0]
-    found = stem == "simulated" or (data_folder() / FILES[stem]).exists()
+    stem, *options = name.split(":")
+    source = RARE.get(options[0], {}).get("source") if stem == "rare" else stem
+    found = source is None or source in SIMULATED or (data_folder() / FILES[source]).exists()
     if not found:
-        print(f"Skipping {name}: {data_folder() / FILES[stem]} is not there.")
+        print(f"Skipping {name}: {data_folder() / FILES[source]} is not there.")
     return found
 
 
 def load(name: str) -> Dataset:
-    """A data set by its name.
+    """A data set by its name, ``NAME:OPTION:...``.
 
-    ``NAME`` is a file of real data, cut to 2,000 variable genes; ``NAME:all`` keeps all genes.
-    ``simulated:SCENARIO:SEED`` is one of :data:`SCENARIOS`.
+    ``NAME`` is a file of real data, cut to 2,000 variable genes. Options: ``all`` keeps all genes that are found in at
+    least 0.2 % of the cells; ``half`` and ``quarter`` keep a part of the molecules, drawn at random; ``only=TYPE``
+    keeps the cells of one type; ``merged`` scores the sorted CD4 T cells as one type.
+
+    Simulated: ``simulated:SCENARIO:SEED`` is one of :data:`SCENARIOS`; ``one:KIND:CELLS:DEPTH`` is a single population
+    of :data:`ONE`; ``continuum:cloud`` and ``continuum:line`` are cells without types; ``rare:KIND:SHARE:SEED`` is one
+    of :data:`RARE`, or ``simulated``.
     """
     stem, *options = name.split(":")
-    if stem == "simulated":
-        adata = rmve.datasets.simulate(n_clusters=8, seed=int(options[1]), **SCENARIOS[options[0]])
-        return Dataset(name, adata, adata.obs["cell_type"].astype(str).to_numpy())
+    adata = SIMULATED[stem](*options) if stem in SIMULATED else choose_genes(read(stem, options), "all" in options)
+    return Dataset(name, adata, adata.obs["cell_type"].astype(str).to_numpy())
+
+
+def read(stem: str, options: list[str]) -> ad.AnnData:
+    """Cells of a file that have a type, with the options of :func:`load` that concern cells and molecules."""
     adata = ad.read_h5ad(data_folder() / FILES[stem])
-    keep = adata.obs["cell_type"].astype(str).to_numpy() != "(none)"
+    types = adata.obs["cell_type"].astype(str)
+    keep = ~types.isin(NO_TYPE).to_numpy()
     if "demuxlet_cls" in adata.obs:
         keep &= adata.obs["demuxlet_cls"].astype(str).to_numpy() != "DBL"
+    for option in options:
+        if option.startswith("only="):
+            keep &= (types == option.removeprefix("only=")).to_numpy()
     adata = adata[keep].copy()
-    sc.pp.filter_genes(adata, min_cells=3)
-    if "all" not in options and adata.n_vars > N_TOP_GENES:
+    if "merged" in options:
+        adata.obs["cell_type"] = types[keep].replace(CD4)
+    for option in set(options) & set(DEPTHS):
+        adata.X = thin(adata.X, DEPTHS[option])
+    return adata
+
+
+def thin(counts, share: float) -> sp.csr_matrix:
+    """Each molecule is kept with the probability ``share``."""
+    thinned = sp.csr_matrix(counts, copy=True)
+    thinned.data = np.random.default_rng(0).binomial(thinned.data.astype(int), share).astype(np.float32)
+    thinned.eliminate_zeros()
+    return thinned
+
+
+def choose_genes(adata: ad.AnnData, all_genes: bool) -> ad.AnnData:
+    """Variable genes, or all that are not too rare; cells without a molecule in them are left out."""
+    sc.pp.filter_genes(adata, min_cells=int(np.ceil(MIN_SHARE * adata.n_obs)) if all_genes else 3)
+    if not all_genes and adata.n_vars > N_TOP_GENES:
         sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=N_TOP_GENES)
         adata = adata[:, adata.var["highly_variable"]].copy()
     sc.pp.filter_cells(adata, min_counts=1)
-    return Dataset(name, adata, adata.obs["cell_type"].astype(str).to_numpy())
+    return adata
+
+
+def simulate_types(scenario: str, seed: str) -> ad.AnnData:
+    """Eight types of one of the :data:`SCENARIOS`."""
+    return rmve.datasets.simulate(n_clusters=8, seed=int(seed), **SCENARIOS[scenario])
+
+
+def simulate_one(kind: str, n_cells: str, depth: str) -> ad.AnnData:
+    """Cells that differ in nothing but their depth and chance: 1,000 genes with log-normal rates."""
+    rng = np.random.default_rng(0)
+    return counts_around(np.exp(rng.normal(size=(1, 1000))), int(n_cells), float(depth), ONE[kind], rng)
+
+
+def simulate_continuum(kind: str) -> ad.AnnData:
+    """1,000 cells around one centre in eight dimensions, or along a line from one end to the other."""
+    if kind == "cloud":
+        return rmve.datasets.simulate(n_cells=1000, n_clusters=1, separation=0.0, seed=0)
+    rng = np.random.default_rng(0)
+    place = rng.uniform(-1.0, 1.0, size=(1000, 1))
+    rates = np.exp(rng.normal(size=1000) + place * rng.normal(scale=0.5, size=1000))
+    return counts_around(rates, 1000, 2000.0, ONE["nb"], rng)
+
+
+def simulate_rare(kind: str, share: str, seed: str) -> ad.AnnData:
+    """3,000 cells, of which the given share is of a rare type, ``uns["rare"]``."""
+    rng = np.random.default_rng(int(seed))
+    n_rare = round(float(share) * N_WITH_RARE)
+    sizes = (N_WITH_RARE - n_rare, n_rare)
+    if kind == "simulated":
+        pool = rmve.datasets.simulate(n_cells=3 * N_WITH_RARE, n_clusters=2, separation=10.0, seed=int(seed))
+        types, drawn = ("type 0", "type 1"), False
+    else:
+        source, types, drawn = RARE[kind].values()
+        pool = read(source, [])
+    parts = []
+    for cell_type, size in zip(types, sizes, strict=True):
+        cells = pool[pool.obs["cell_type"] == cell_type]
+        if drawn:
+            parts.append(draw_alike(cells, size, rng))
+        else:
+            parts.append(cells[rng.choice(cells.n_obs, size, replace=False)].copy())
+    adata = ad.concat(parts)
+    adata.obs["cell_type"] = np.repeat(types, sizes)
+    adata.obs_names_make_unique()
+    adata = choose_genes(adata, all_genes=False)
+    adata.uns["rare"] = types[1]
+    return adata
+
+
+def draw_alike(cells: ad.AnnData, n_cells: int, rng: np.random.Generator) -> ad.AnnData:
+    """New cells with the depths, and the genes' means and dispersions, of given ones: one population by construction."""
+    counts = sp.csr_matrix(cells.X)
+    depth = np.asarray(counts.sum(1)).ravel()
+    scaled = counts.multiply((depth.mean() / depth)[:, None]).tocsr()
+    mean = np.asarray(scaled.mean(0)).ravel()
+    variance = np.asarray(scaled.power(2).mean(0)).ravel() - mean**2
+    excess = np.maximum(variance - mean, 1e-3 * mean**2)
+    dispersion = np.divide(mean**2, excess, out=np.ones_like(mean), where=mean > 0)
+    new = counts_around(mean[None], n_cells, rng.choice(depth, n_cells), dispersion, rng, spread=0.0)
+    new.var_names = cells.var_names
+    return new
+
+
+def counts_around(
+    rates: np.ndarray,
+    n_cells: int,
+    depth: float | np.ndarray,
+    dispersion: float | np.ndarray,
+    rng: np.random.Generator,
+    spread: float = 0.3,
+) -> ad.AnnData:
+    """Negative binomial (Poisson where the inverse dispersion is infinite) counts, depths log-normal around ``depth``."""
+    depth = depth * np.exp(spread * rng.normal(size=n_cells))
+    rates = rates / rates.sum(1, keepdims=True) * depth[:, None]
+    shape = np.broadcast_to(dispersion, rates.shape[1])
+    noisy = np.isfinite(shape)
+    rates[:, noisy] *= rng.gamma(shape[noisy], 1.0 / shape[noisy], size=(n_cells, noisy.sum()))
+    counts = sp.csr_matrix(rng.poisson(rates).astype(np.float32))
+    obs = pd.DataFrame({"cell_type": "one"}, index=[f"cell {i}" for i in range(n_cells)])
+    return ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=[f"gene {j}" for j in range(counts.shape[1])]))
+
+
+SIMULATED = {
+    "simulated": simulate_types,
+    "one": simulate_one,
+    "continuum": simulate_continuum,
+    "rare": simulate_rare,
+}

@@ -15,7 +15,7 @@ import anndata as ad
 import pandas as pd
 import scanpy as sc
 from data import RESULTS, Dataset, data_folder
-from methods import read_off, train_rmve
+from methods import read_levels, train_rmve
 from peers import cluster_embedding, pca_embedding
 from runs import measured, prepare, run_missing, span, to_markdown, versions
 from scores import score
@@ -42,13 +42,11 @@ def load(given: str) -> Dataset:
 def run(given: str, method: str, seed: int) -> list[dict]:
     """One run: a row for each of its clusterings."""
     dataset = load(given)
-    clusterings = {}
     if method == "rmve":
-        for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
-            with measured() as cost:
-                setup = {"neighbors_key": GRAPH} if given == "surroundings" else {}
-                model = train_rmve(dataset.adata, n_components, seed, setup=setup)
-            clusterings[name] = read_off(model, cost)
+        setup = {"neighbors_key": GRAPH} if given == "surroundings" else {}
+        with measured() as cost:
+            model = train_rmve(dataset.adata, None, seed, setup=setup)
+        clusterings = read_levels(model, cost, dataset)
     else:
         with measured() as cost:
             embedding = pca_embedding(dataset.adata, seed)

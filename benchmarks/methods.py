@@ -1,21 +1,28 @@
-"""RMVE as the benchmarks run it: with its defaults, and with parts of it left out."""
+"""RMVE as the benchmarks run it: with its defaults, from other starts, and with parts of it left out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import torch
 from data import Dataset
-from peers import PEERS, QUIET, pca_embedding
+from peers import PEERS, QUIET, leiden, neighbor_graph, pca_embedding
 from runs import Clusters, Meter, Method, measured
+from scores import score
+from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
 import rmve
 
 #: Training options for a run from many more components than there are types.
 OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
+
+
+#: From counts and a seed to a partition that training starts from.
+Start = Callable[[ad.AnnData, int], np.ndarray]
 
 
 def train_rmve(
@@ -25,14 +32,13 @@ def train_rmve(
     plan_kwargs: dict | None = None,
     setup: dict | None = None,
     batch_size: int | None = None,
-    random_start: bool = False,
+    start: np.ndarray | None = None,
     **model_kwargs,
 ) -> rmve.RMVE:
     """One trained model; ``setup`` are options of ``setup_anndata``, ``None`` of ``batch_size`` is the default."""
     rmve.RMVE.setup_anndata(adata, **(setup or {}))
     torch.manual_seed(seed)
     model = rmve.RMVE(adata, n_components=n_components, **model_kwargs)
-    start = np.random.default_rng(seed).integers(model.module.n_components, size=adata.n_obs) if random_start else None
     model.train(plan_kwargs=plan_kwargs, batch_size=batch_size, start=start, **QUIET)
     return model
 
@@ -45,27 +51,75 @@ def read_off(model: rmve.RMVE, cost: Meter) -> Clusters:
     return Clusters(model.predict(), cost, soft.to_numpy().max(1), separation)
 
 
-def rmve_method(plan_kwargs: dict | None = None, **model_kwargs) -> Method:
-    """RMVE trained with K and with K unknown."""
+def read_levels(
+    model: rmve.RMVE, cost: Meter, dataset: Dataset, start: np.ndarray | None = None
+) -> dict[str, Clusters]:
+    """All that one run gives: what it started from, its own number of clusters, the true one, and the best level.
+
+    The finest level stands in for the true number where that is more; an oracle chooses the best one.
+    """
+
+    def ari_at(n_clusters: int) -> float:
+        return score(dataset.truth, model.merge_components(n_clusters))["ari"]
+
+    def level(n_clusters: int) -> Clusters:
+        model.merge_components(n_clusters)
+        return read_off(model, cost)
+
+    start = getattr(model, "starting_partition_", start)
+    clusters = {} if start is None else {"start alone": Clusters(start, cost)}
+    clusters["unknown K"] = read_off(model, cost)
+    numbers = [int(n) for n in model.get_resolutions()["n_clusters"]]
+    clusters["known K"] = level(min(dataset.n_known, max(numbers)))
+    clusters["best level"] = level(max(numbers, key=ari_at))
+    return clusters
+
+
+def rmve_method(plan_kwargs: dict | None = None, start: Start | None = None, **model_kwargs) -> Method:
+    """RMVE as if K were unknown, and the levels of that run."""
 
     def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
-        clusters = {}
-        for name, n_components in (("known K", dataset.n_known), ("unknown K", None)):
-            with measured() as cost:
-                model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, **model_kwargs)
-            clusters[name] = read_off(model, cost)
-        return clusters
+        with measured() as cost:
+            partition = None if start is None else start(dataset.adata, seed)
+            model = train_rmve(dataset.adata, None, seed, plan_kwargs, start=partition, **model_kwargs)
+        return read_levels(model, cost, dataset, partition)
 
     return method
 
 
-def rmve_from(n_components: int, plan_kwargs: dict | None = None, **model_kwargs) -> Method:
+def k_means_start(n_clusters: int) -> Start:
+    """k-means on 20 principal components."""
+
+    def start(adata: ad.AnnData, seed: int) -> np.ndarray:
+        points = pca_embedding(adata, seed)[:, :20]
+        return KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(points)
+
+    return start
+
+
+def leiden_start(resolution: float) -> Start:
+    """Leiden on 20 principal components."""
+
+    def start(adata: ad.AnnData, seed: int) -> np.ndarray:
+        graph = neighbor_graph(pca_embedding(adata, seed)[:, :20], seed)
+        return leiden(graph, resolution, seed).astype(int)
+
+    return start
+
+
+def random_start(adata: ad.AnnData, seed: int) -> np.ndarray:
+    """Each cell in one of 40 components, by chance."""
+    return np.random.default_rng(seed).integers(40, size=adata.n_obs)
+
+
+def rmve_from(n_components: int, plan_kwargs: dict | None = None, start: Start | None = None, **model_kwargs) -> Method:
     """RMVE as if K were unknown, from a given number of components."""
     plan_kwargs = OVERCOMPLETE | (plan_kwargs or {})
 
     def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
         with measured() as cost:
-            model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, **model_kwargs)
+            partition = None if start is None else start(dataset.adata, seed)
+            model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, start=partition, **model_kwargs)
         raw = read_off(model, cost)
         model.merge_components("auto")
         return {f"from {n_components}": raw, "then merged": read_off(model, cost)}
@@ -86,7 +140,14 @@ def gmm_from(n_components: int) -> Method:
     return method
 
 
-#: What is left out or exchanged, at a known K, an unknown K, or from too many components.
+#: Partitions that training starts from, in place of its own.
+STARTS: dict[str, Start] = {
+    "k-means 40": k_means_start(40),
+    "k-means 60": k_means_start(60),
+    "Leiden 3": leiden_start(3.0),
+}
+
+#: What is left out or exchanged.
 PARTS = {
     "no repulsion": {"repulsion": None},
     "moving repulsion": {"plan_kwargs": {"repulsion_moves": True}},
@@ -97,7 +158,7 @@ PARTS = {
     "no Potts": {"plan_kwargs": {"potts": 0.0}},
     "view agreement": {"plan_kwargs": {"agreement": 1.0}},
     "factorized": {"posterior": "factorized"},
-    "random start": {"random_start": True},
+    "random start": {"start": random_start},
     "mini-batches of 128": {"batch_size": 128},
     "mini-batches of 512": {"batch_size": 512},
     "VaDE": {"posterior": "factorized", "repulsion": None, "plan_kwargs": {"potts": 0.0}},
@@ -106,6 +167,7 @@ PARTS = {
 METHODS: dict[str, Method] = {
     "rmve": rmve_method(),
     **{f"rmve ({name})": rmve_method(**options) for name, options in PARTS.items()},
+    **{f"rmve ({name})": rmve_method(start=start) for name, start in STARTS.items()},
     "rmve from 16": rmve_from(16),
     "rmve from 40": rmve_from(40),
     **{f"rmve from 40 ({name})": rmve_from(40, **options) for name, options in PARTS.items()},

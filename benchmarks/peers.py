@@ -11,7 +11,7 @@ import pandas as pd
 import scanpy as sc
 import torch
 from data import Dataset
-from runs import Clusters, Meter, Method, cached_embedding, measured
+from runs import Clusters, Meter, Method, cached_embedding, measured, quiet
 from scores import score
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
@@ -58,22 +58,34 @@ def drvi_embedding(adata: ad.AnnData, seed: int) -> np.ndarray:
     return model.get_latent_representation()
 
 
+def neighbor_graph(embedding: np.ndarray, seed: int) -> ad.AnnData:
+    """scanpy's graph of 15 nearest neighbours, for :func:`leiden`."""
+    adata = ad.AnnData(obsm={"X": embedding}, obs=pd.DataFrame(index=np.arange(len(embedding)).astype(str)))
+    sc.pp.neighbors(adata, use_rep="X", n_neighbors=15, random_state=seed)
+    return adata
+
+
+def leiden(graph: ad.AnnData, resolution: float, seed: int) -> np.ndarray:
+    """Leiden clusters of a neighbour graph."""
+    sc.tl.leiden(graph, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
+    return graph.obs["leiden"].astype(str).to_numpy()
+
+
 def cluster_embedding(embedding: np.ndarray, cost: Meter, dataset: Dataset, seed: int) -> dict[str, Clusters]:
     """k-means and a Gaussian mixture at the true K; Leiden at 1.0, at the true K, and as an oracle would set it."""
-    adata = ad.AnnData(obsm={"X": embedding}, obs=pd.DataFrame(index=np.arange(len(embedding)).astype(str)))
     n_known = dataset.n_known
-    with measured() as graph:
-        sc.pp.neighbors(adata, use_rep="X", n_neighbors=15, random_state=seed)
+    with measured() as meter:
+        graph = neighbor_graph(embedding, seed)
+    cost_of_graph = cost + meter
 
-    def leiden(resolution: float) -> np.ndarray:
-        sc.tl.leiden(adata, resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-        return adata.obs["leiden"].astype(str).to_numpy()
+    def leiden_at(resolution: float) -> np.ndarray:
+        return leiden(graph, resolution, seed)
 
     def leiden_at_k() -> np.ndarray:
         low, high = 0.01, 4.0
         for _ in range(12):
             middle = (low * high) ** 0.5
-            labels = leiden(middle)
+            labels = leiden_at(middle)
             n_found = len(np.unique(labels))
             if n_found == n_known:
                 break
@@ -81,7 +93,7 @@ def cluster_embedding(embedding: np.ndarray, cost: Meter, dataset: Dataset, seed
         return labels
 
     def oracle() -> np.ndarray:
-        return max(map(leiden, RESOLUTIONS), key=lambda labels: score(dataset.truth, labels)["ari"])
+        return max(map(leiden_at, RESOLUTIONS), key=lambda labels: score(dataset.truth, labels)["ari"])
 
     def timed(cluster: Callable[[], np.ndarray], earlier: Meter) -> Clusters:
         with measured() as meter:
@@ -92,9 +104,9 @@ def cluster_embedding(embedding: np.ndarray, cost: Meter, dataset: Dataset, seed
     return {
         "k-means, known K": timed(lambda: KMeans(n_known, n_init=20, random_state=seed).fit_predict(embedding), cost),
         "GMM, known K": timed(lambda: gmm.fit_predict(embedding), cost),
-        "Leiden, known K": timed(leiden_at_k, cost + graph),
-        "Leiden 1.0, unknown K": timed(lambda: leiden(1.0), cost + graph),
-        "Leiden, oracle": timed(oracle, cost + graph),
+        "Leiden, known K": timed(leiden_at_k, cost_of_graph),
+        "Leiden 1.0, unknown K": timed(lambda: leiden_at(1.0), cost_of_graph),
+        "Leiden, oracle": timed(oracle, cost_of_graph),
     }
 
 
@@ -108,14 +120,62 @@ def cluster_with(name: str, embed: Callable[[ad.AnnData, int], np.ndarray]) -> M
     return method
 
 
+def leiden_alone(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+    """Leiden at resolution 1 on principal components."""
+    embedding, cost = cached_embedding(shared, f"pca-{seed}", lambda: pca_embedding(dataset.adata, seed))
+    with measured() as meter:
+        labels = leiden(neighbor_graph(embedding, seed), 1.0, seed)
+    return {"unknown K": Clusters(labels, cost + meter)}
+
+
 def phenograph(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
     """PhenoGraph (Levine et al., Cell 2015) on principal components, with its defaults: it finds the number itself."""
     import phenograph
 
     embedding, cost = cached_embedding(shared, f"pca-{seed}", lambda: pca_embedding(dataset.adata, seed))
-    with measured() as meter:
+    with measured() as meter, quiet():
         labels, _, _ = phenograph.cluster(embedding, seed=seed, n_jobs=1)
     return {"unknown K": Clusters(labels, cost + meter)}
+
+
+def scace(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+    """scAce (He et al., NAR Genomics and Bioinformatics 2023), prepared as its documentation says, with its defaults.
+
+    An autoencoder from Leiden clusters at resolution 2 of its own embedding, which it merges while it trains. Needs the
+    package ``scace``, without the dependencies that it asks for (one of them, ``sklearn``, no longer installs).
+    """
+    from scace import run_scace
+
+    with measured() as meter, quiet():
+        work = dataset.adata.copy()
+        work.raw = work.copy()
+        depth = np.asarray(work.X.sum(1)).ravel()
+        sc.pp.normalize_total(work)
+        work.obs["scale_factor"] = depth / np.median(depth)
+        sc.pp.log1p(work)
+        sc.pp.scale(work)
+        torch.manual_seed(seed)
+        run_scace(work)
+    return {"unknown K": Clusters(work.obs["scace_cluster"], meter)}
+
+
+def cytocipher(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
+    """Cytocipher (Balderson et al., Bioinformatics 2023) from Leiden at resolution 3.
+
+    It scores each cell for the marker genes of each cluster, and merges clusters whose scores do not differ significantly.
+    Its defaults, but that a cluster has at least one marker (``min_de``), and two may have the same
+    (``squash_exception``): without, it stops with an error on clusters that it should merge. Needs the package ``cytocipher``, without the versions of ``numba`` and ``seaborn`` that it asks for, and ``seaborn``.
+    """
+    from cytocipher import tl
+
+    embedding, cost = cached_embedding(shared, f"pca-{seed}", lambda: pca_embedding(dataset.adata, seed))
+    with measured() as meter, quiet():
+        work = dataset.adata.copy()
+        sc.pp.normalize_total(work, target_sum=1e4)
+        sc.pp.log1p(work)
+        work.obs["fine"] = pd.Categorical(leiden(neighbor_graph(embedding, seed), 3.0, seed))
+        tl.merge_clusters(work, "fine", min_de=1, squash_exception=True, random_state=seed)
+    return {"unknown K": Clusters(work.obs["fine_merged"], cost + meter)}
 
 
 def true_components(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
@@ -131,6 +191,9 @@ PEERS: dict[str, Method] = {
     "pca": cluster_with("pca", pca_embedding),
     "scvi": cluster_with("scvi", scvi_embedding),
     "drvi": cluster_with("drvi", drvi_embedding),
+    "leiden": leiden_alone,
     "phenograph": phenograph,
+    "scace": scace,
+    "cytocipher": cytocipher,
     "true components": true_components,
 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import platform
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations, product
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from data import RESULTS, Dataset, load
+from data import FILES, RESULTS, Dataset, is_there, load
 from rich.progress import track
 from scores import score
 from sklearn.metrics import adjusted_rand_score
@@ -40,6 +41,8 @@ PACKAGES = (
     "phenograph",
     "harmonypy",
     "novosparc",
+    "scace",
+    "cytocipher",
 )
 
 
@@ -83,6 +86,13 @@ def measured() -> Iterator[Meter]:
     yield meter
     meter.seconds = sum(os.times()[:4]) - start
     meter.peak_gb = max(_memory("VmHWM") - before, 0.0)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that the code of a block prints is shown."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _memory(name: str, reset: bool = False) -> float:
@@ -139,6 +149,12 @@ class Table:
         with np.load(path) as stored:
             return dict(stored)
 
+    def forget(self, data: list[str], methods: list[str], seeds: list[int]) -> None:
+        """Take some runs as not done; their rows stay in the file until they are repeated."""
+        jobs = set(product(data, methods, seeds))
+        done = zip(self.rows["data"], self.rows["method"], self.rows["seed"], strict=True)
+        self.rows = self.rows[[job not in jobs for job in done]]
+
     def missing(self, data: list[str], methods: list[str], seeds: list[int]) -> list[tuple[str, str, int]]:
         """Runs that are asked for and not there."""
         done = set(zip(self.rows["data"], self.rows["method"], self.rows["seed"], strict=True))
@@ -158,14 +174,17 @@ class Table:
             )
         np.savez_compressed(self._label_file(data, method), **(self.read_labels(data, method) | labels))
         new, old = pd.DataFrame(rows), self._read()  # another process may have written since
+        old = old[~((old["data"] == data) & (old["method"] == method) & (old["seed"] == seed))]
         self.rows = pd.concat([old, new], ignore_index=True) if len(old) else new
         self.rows.round(4).to_csv(self.csv, index=False)
 
+    def labels_of(self, run: pd.Series) -> np.ndarray:
+        """Clusters of one row."""
+        return self.read_labels(run["data"], run["method"])[f"{run['clusters']}, seed {run['seed']}"]
+
     def agreement(self, runs: pd.DataFrame) -> float:
-        """Mean ARI between the seeds of one method on one data set."""
-        first = runs.iloc[0]
-        stored = self.read_labels(first["data"], first["method"])
-        labels = [stored[f"{run.clusters}, seed {run.seed}"] for run in runs.itertuples()]
+        """Mean ARI between any two of some runs on the same data."""
+        labels = [self.labels_of(run) for _, run in runs.iterrows()]
         pairs = [adjusted_rand_score(a, b) for a, b in combinations(labels, 2)]
         return float(np.mean(pairs)) if pairs else float("nan")
 
@@ -202,12 +221,44 @@ def span(values: pd.Series) -> str:
     return "-".join(dict.fromkeys(str(value) for value in (values.min(), values.max())))
 
 
-def run_all(name: str, methods: dict[str, Method], data: list[str], chosen: list[str], seeds: list[int]) -> Table:
-    """Run what is missing of a benchmark."""
-    table = Table(name)
-    for job in track(table.missing(data, chosen, seeds), description=name):
-        table.run(*job, methods[job[1]])
-    return table
+def benchmark(
+    script: str,
+    about: str,
+    methods: dict[str, Method],
+    summarize: Callable[[Table], pd.DataFrame],
+    notes: str,
+    data: Iterable[str] = ("pbmc3k",),
+    chosen: Iterable[str] = ("rmve", "pca"),
+) -> None:
+    """The command line of a script: run what is missing, and write the table that ``summarize`` makes of all rows."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", default=",".join(data), help=f"of {', '.join(FILES)}, and others that `data.load` explains"
+    )
+    parser.add_argument("--methods", default=",".join(chosen), help=f"of {'; '.join(methods)}")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--name", default=script, help="stem of the files in benchmarks/results")
+    parser.add_argument(
+        "--only-table", action="store_true", help="run nothing, write the table of the runs that are there"
+    )
+    parser.add_argument("--again", action="store_true", help="repeat runs that are there, and replace them")
+    arguments = parser.parse_args()
+    prepare()
+    table = Table(arguments.name)
+    if not arguments.only_table:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+        jobs = [name for name in arguments.data.split(",") if is_there(name)], arguments.methods.split(","), seeds
+        if arguments.again:
+            table.forget(*jobs)
+        for job in track(table.missing(*jobs), description=arguments.name):
+            table.run(*job, methods[job[1]])
+    table.rows = table.rows.sort_values(["data", "method", "clusters", "seed"])
+    options = f'--data "{arguments.data}" --methods "{arguments.methods}" --seeds {arguments.seeds}'
+    command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/{script}.py {options} --name {arguments.name}"
+    summary = summarize(table)
+    text = f"{to_markdown(summary)}\n\n{notes}\n\nCommand: `{command}`\n\n{versions()}\n"
+    (RESULTS / f"{arguments.name}.md").write_text(text)
+    print(summary.to_string(index=False))
 
 
 def versions() -> str:

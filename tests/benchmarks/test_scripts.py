@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+def test_recall_of_a_rare_type():
+    import rare
+
+    truth = np.array([True] * 10 + [False] * 90)
+    assert rare.recall(truth, truth) == (1.0, 0)
+    assert rare.recall(truth, np.zeros(100)) == (pytest.approx(2 * 10 / 110), 0)
+    split = np.where(truth, 0, 1 + np.arange(100) % 3)
+    assert rare.recall(truth, split) == (1.0, 2)
+
+
+def test_name_of_the_full_data():
+    import depth
+
+    assert depth.full("zheng:all:half") == "zheng:all"
+    assert depth.full("pbmc3k") == "pbmc3k"
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    import runs
+
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
+    monkeypatch.setattr(runs, "CACHE", tmp_path / ".embeddings")
+    return runs.Table("test")
+
+
+def halves(dataset, seed, shared):
+    import runs
+
+    return {"unknown K": runs.Clusters(np.arange(dataset.adata.n_obs) % 2, runs.Meter())}
+
+
+def test_runs_are_kept_and_replaced(table):
+    job = ("one:poisson:50:500", "halves", 0)
+    asked = ([job[0]], [job[1]], [job[2]])
+    assert table.missing(*asked) == [job]
+    table.run(*job, halves)
+    assert table.missing(*asked) == []
+    table.forget(*asked)
+    assert table.missing(*asked) == [job]
+    table.run(*job, halves)
+    assert len(table.rows) == 1
+    assert table.agreement(pd.concat([table.rows, table.rows])) == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")  # one seed agrees with no other
+@pytest.mark.parametrize("script", ["one_population", "rare", "depth", "clustering"])
+def test_tables_are_made(table, script):
+    sets = {
+        "one_population": ["one:poisson:300:2000"],
+        "rare": ["rare:simulated:0.01:0"],
+        "depth": ["one:poisson:300:2000"],
+        "clustering": ["one:poisson:300:2000"],
+    }
+    for data in sets[script]:
+        table.run(data, "halves", 0, halves)
+    assert "halves" in __import__(script).summarize(table).to_string()
+
+
+def test_one_run_gives_all_levels():
+    import methods
+    from data import load
+    from runs import Meter
+
+    dataset = load("one:poisson:60:500")
+    model = SimpleNamespace(level=3, starting_partition_=np.arange(60))
+    model.predict = lambda soft=False: pd.DataFrame(np.eye(3)[np.arange(60) % 3]) if soft else clusters()
+    model.get_components = lambda: pd.DataFrame({"active": [True], "separation": [1.0]})
+    model.get_resolutions = lambda: pd.DataFrame({"n_clusters": [3, 2, 1]})
+
+    def clusters():
+        return pd.Series(np.arange(60) % model.level)
+
+    def merge(n_clusters):
+        model.level = n_clusters
+        return clusters()
+
+    model.merge_components = merge
+    found = methods.read_levels(model, Meter(), dataset)
+    used = {name: len(np.unique(found[name].labels)) for name in found}
+    assert used == {"start alone": 60, "unknown K": 3, "known K": 1, "best level": 1}
