@@ -174,7 +174,7 @@ def model(saved, cells) -> RMVE:
 @pytest.fixture(scope="session")
 def batched(make_cells, fit) -> RMVE:
     """A model trained on two batches; tests must leave it as it is."""
-    return fit(make_cells(n_batches=2), {"layer": "counts", "batch_key": "batch"})
+    return fit(make_cells(n_batches=2), {"layer": "counts", "batch_key": "batch"}, epochs=60)
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def test_run_from_disk(cells, on_disk):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = RMVE(adata, n_components=3)
-            model.train(max_epochs=5, batch_size=32)
+            model.train(max_epochs=30, batch_size=32)
         model.annotate()
         results.append((model.module.input_mean.numpy(), model.predict(soft=True), adata))
     (mean, expected, _), (mean_on_disk, found, annotated) = results

@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 
-from rmve import RMVE
+from rmve import RMVE, defaults
 from rmve.defaults import MANY_STEPS, default_batch_size, default_epochs, default_input_dropout
 
 
 def test_default_epochs():
     """Fewer cells get more epochs, for enough steps and within limits; the number never rises with the cells."""
-    epochs = [default_epochs(n) for n in (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)]
-    assert epochs == [400, 400, 125, 30, 30, 12, 5]
-    assert default_epochs(1000, batch_size=512) == 400
+    cells = (1, 100, 1000, 10_000, 40_000, 100_000, 10_000_000)
+    epochs = [default_epochs(n) for n in cells]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[-3:] == [30, 12, 5]
+    assert epochs[0] == defaults.MAX_EPOCHS == default_epochs(1000, batch_size=512)
+    for n, found in zip(cells, epochs, strict=True):
+        assert found == defaults.MAX_EPOCHS or found * -(-n // 128) >= defaults.MIN_STEPS
     assert default_epochs(1000, with_positions=True) == 188  # of 8 steps
 
 

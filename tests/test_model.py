@@ -224,9 +224,9 @@ def test_input_dropout(cells, tmp_path):
 
 def test_training_goes_on(model):
     """A second call continues: the history grows, the clusters stay, the loss does not jump back to its start."""
-    before, history = model.predict(), model.history_["train_loss"].to_numpy(float).ravel()
+    before, history = model.predict(), model.history_["reconstruction_loss_train"].to_numpy(float).ravel()
     model.train(max_epochs=3, batch_size=64, enable_progress_bar=False)
-    after = model.history_["train_loss"].to_numpy(float).ravel()
+    after = model.history_["reconstruction_loss_train"].to_numpy(float).ravel()
     assert len(after) == len(history) + 3
     np.testing.assert_allclose(after[: len(history)], history)
     assert after[len(history)] < history[0]
