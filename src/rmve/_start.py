@@ -48,7 +48,7 @@ class StartMixin:
         if first:
             partition = self._partition(points, graph, labels, seed) if start is None else start
             self._set_n_components(max(len(self.label_names_), int(partition.max()) + 1))
-            partition = np.where(labels >= 0, labels, partition)
+            self.starting_partition_ = partition = np.where(labels >= 0, labels, partition)
             self._start_components(points, partition)
             assignment = np.eye(self.module.n_components, dtype=np.float32)[partition]
         else:

@@ -172,6 +172,8 @@ class RMVE(
             encode_covariates=encode_covariates,
         )
         self.set_clusters(np.arange(n_components))
+        #: Partition that training started from, shape ``(n,)``; ``None`` before, and after loading.
+        self.starting_partition_ = None
         self.tree_ = None
         self.spatial_map_ = None
         self.held_out_positions_ = np.zeros(0, dtype=int)
