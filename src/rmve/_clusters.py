@@ -240,8 +240,8 @@ class ClustersMixin:
         ``confusion`` (how often the two halves of a cell's molecules fall into the two clusters, relative to the halves
         of different cells: 1 for one population, 0 for clusters that share no cell), ``distance`` (increase of the
         within-cluster sum of squares per cell), ``effect`` and ``support`` (gain in nats per molecule from telling the two
-            apart, on molecules and cells that were not used for it, and that gain over its standard error) and
-            ``n_clusters`` (left after it).
+        apart, on molecules and cells that were not used for it, and that gain over its standard error) and
+        ``n_clusters`` (left after it).
         """
         tree = self.tree
         columns = {name: getattr(tree, name) for name in MERGE_COLUMNS}
@@ -358,8 +358,9 @@ class ClustersMixin:
         missing = labels.index.difference(cells.obs_names)
         if len(missing):
             raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
-        if adata is not None:
-            cells = cells[labels.index]
+        if cells.is_view and cells.isbacked:
+            cells = cells.to_memory()
+        places = None if adata is None else cells.obs_names.get_indexer(labels.index)
         options = {name: self._setup_arg(name) for name in SUBCLUSTER_SETUP}
         given = dict(self.init_params_["kwargs"].get("model_kwargs", {})) | self.init_params_["non_kwargs"]
         kwargs = {name: value for name, value in given.items() if name not in ("adata", "registry", "n_components")}
@@ -370,9 +371,11 @@ class ClustersMixin:
             type(self).setup_anndata(part, **options)
             model = type(self)(part, **kwargs)
             model.train(**({"quiet": True} | train_kwargs))
-            return model.predict()
+            found = model.predict()
+            model.deregister_manager(part)  # scvi-tools would keep the cells for good
+            return found
 
-        return divide(labels, chosen, cells, self._setup_arg("layer"), cluster)
+        return divide(labels, chosen, cells, self._setup_arg("layer"), cluster, places)
 
     def _choose_level(self) -> None:
         """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""

@@ -104,10 +104,14 @@ def split_negative_binomial(counts: Tensor, theta: Tensor) -> Tensor:
     several = counts > 1
     many = counts[several]
     half = 0.5 * theta[several]
-    first, second = torch._standard_gamma(half), torch._standard_gamma(half)
-    share = (first / (first + second)).nan_to_num(0.5)
+    share = (_log_gamma_variate(half) - _log_gamma_variate(half)).sigmoid().nan_to_num(0.5)
     drawn[several] = _binomial(many, share)
     return drawn
+
+
+def _log_gamma_variate(shape: Tensor) -> Tensor:
+    """Logarithm of a gamma variate: of a small shape, the variate itself underflows (Marsaglia and Tsang 2000)."""
+    return torch._standard_gamma(shape + 1.0).log() - torch.empty_like(shape).exponential_() / shape
 
 
 def split_normal(x: Tensor, sd: Tensor) -> Tensor:
