@@ -49,7 +49,7 @@ def find_levels(model: RMVE, assignment: np.ndarray, latent: np.ndarray) -> Merg
         return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # a model has one tree, whenever it is asked for
-        tree = merge_tree(_joint_of_halves(model), assigned, latent, n_known)
+        tree = merge_tree(joint_on_training_data(model), assigned, latent, n_known)
         effect, support = support_of_merges(*_halves(model), tree)
     return replace(tree, effect=effect, support=support)
 
@@ -74,12 +74,20 @@ def _sample_of_cells(model: RMVE, max_cells: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
 
-def _joint_of_halves(model: RMVE) -> np.ndarray:
-    """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits."""
+def joint_on_training_data(model: RMVE, n_molecules: int = N_MOLECULES) -> np.ndarray:
+    """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits.
+
+    Parameters
+    ----------
+    model
+        A trained model of counts with its training data.
+    n_molecules
+        Molecules in each of the two samples of a cell, at most half of what it has.
+    """
     joint = np.zeros((model.module.n_components,) * 2)
     for _, tensors in model._batches(model.adata, _sample_of_cells(model, MAX_SPLIT_CELLS)):
         for _ in range(N_SPLITS):
-            halves = split_batch(thin_batch(tensors, 2 * N_MOLECULES), "binomial")
+            halves = split_batch(thin_batch(tensors, 2 * n_molecules), "binomial")
             first, _ = model._encode(halves)
             second, _ = model._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
             joint += joint_of_halves(first, second)
