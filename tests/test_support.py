@@ -90,6 +90,17 @@ def test_division_by_noise_in_one_half(make_tree):
     assert np.median(seen) > 5
 
 
+def test_random_division_of_cells_that_all_differ(make_tree):
+    """Both halves of a cell share what is its own: profiles of other cells do not know it, and noise has no support."""
+    tree, found = make_tree([(0, 1, 0.0)], 2), []
+    for seed in range(20):
+        rng = np.random.default_rng(200 + seed)
+        own = rng.gamma(2.0, profiles(1) / 2.0, size=(60, N_GENES))
+        found.append(support_of_merges(*halves(own, seed), rng.integers(2, size=60), tree)[1][0])
+    assert np.mean(np.array(found) < 3) >= 0.95
+    assert np.median(found) < 1
+
+
 def test_tiny_clusters(make_tree):
     """Few cells of a type of its own: less support than many, and numbers in any case; none without a cell."""
     p, tree, support = profiles(2), make_tree([(0, 1, 0.0)], 2), {}
