@@ -148,7 +148,8 @@ def scace(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
 
     with measured() as meter, quiet():
         work = dataset.adata.copy()
-        work.X = work.X.toarray()  # of sparse counts it makes batches of the wrong shape, and a loss of all pairs of cells
+        # Of sparse counts it makes batches of the wrong shape, and a loss of all pairs of cells.
+        work.X = work.X.toarray()
         work.raw = work.copy()
         depth = work.X.sum(1)
         sc.pp.normalize_total(work)
