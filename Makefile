@@ -44,7 +44,7 @@ docs: $(VENV)/.installed-doc ## build the documentation in docs/_build/html
 # One thread, as in the tables; what is there already is not repeated.
 bench-quick: $(VENV)/.installed-bench ## the headline rows of the benchmark, in under 10 minutes
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV)/bin/python benchmarks/clustering.py --name quick --seeds 0 \
-	    --data "pbmc3k,zeisel,simulated:overlapping:0" --methods "rmve,pca,rmve from 40,rmve from 40 (no repulsion)" $(ARGS)
+	    --data "pbmc3k,zeisel,simulated:overlapping:0" --methods "rmve,pca,rmve (no repulsion),rmve (plain bound)" $(ARGS)
 
 clean: ## remove what the tasks wrote (the environments stay: rm -r .venv*)
 	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb dist rmve_demo* benchmarks/results/quick.* benchmarks/results/labels/quick

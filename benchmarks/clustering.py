@@ -17,6 +17,7 @@ from runs import Table, benchmark, span
 
 NOTES = (
     "Mean ± standard deviation over runs (seeds, and simulated data sets of one kind); *lowest*: the worst run; "
+    "*start alone*: what RMVE's training started from; *best level*: of its levels, chosen by an oracle; "
     "*accuracy*: Hungarian; *used*: clusters that hold cells; *seeds agree*: mean ARI between seeds on the same data; "
     "*ECE*: expected calibration error of q(y|x); *separation*: smallest Bhattacharyya distance in nats of two components "
     "in use; *seconds*: CPU time from counts to clusters; *GB*: rise of the memory peak."

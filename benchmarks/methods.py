@@ -17,10 +17,6 @@ from sklearn.mixture import GaussianMixture
 
 import rmve
 
-#: Training options for a run from many more components than there are types.
-OVERCOMPLETE = {"repulsion": 20.0, "warmup_alpha": 1.0}
-
-
 #: From counts and a seed to a partition that training starts from.
 Start = Callable[[ad.AnnData, int], np.ndarray]
 
@@ -112,21 +108,6 @@ def random_start(adata: ad.AnnData, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(40, size=adata.n_obs)
 
 
-def rmve_from(n_components: int, plan_kwargs: dict | None = None, start: Start | None = None, **model_kwargs) -> Method:
-    """RMVE as if K were unknown, from a given number of components."""
-    plan_kwargs = OVERCOMPLETE | (plan_kwargs or {})
-
-    def method(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
-        with measured() as cost:
-            partition = None if start is None else start(dataset.adata, seed)
-            model = train_rmve(dataset.adata, n_components, seed, plan_kwargs, start=partition, **model_kwargs)
-        raw = read_off(model, cost)
-        model.merge_components("auto")
-        return {f"from {n_components}": raw, "then merged": read_off(model, cost)}
-
-    return method
-
-
 def gmm_from(n_components: int) -> Method:
     """A Gaussian mixture on 20 principal components, with more components than types."""
 
@@ -150,6 +131,10 @@ STARTS: dict[str, Start] = {
 #: What is left out or exchanged.
 PARTS = {
     "no repulsion": {"repulsion": None},
+    "plain bound": {"plan_kwargs": {"split": None}},
+    "negative binomial split": {"plan_kwargs": {"split": "negative_binomial"}},
+    "repulsion 20": {"plan_kwargs": {"repulsion": 20.0}},
+    "repulsion 100": {"plan_kwargs": {"repulsion": 100.0}},
     "moving repulsion": {"plan_kwargs": {"repulsion_moves": True}},
     "pairwise": {"repulsion": "pairwise"},
     "dpp": {"repulsion": "dpp"},
@@ -168,9 +153,6 @@ METHODS: dict[str, Method] = {
     "rmve": rmve_method(),
     **{f"rmve ({name})": rmve_method(**options) for name, options in PARTS.items()},
     **{f"rmve ({name})": rmve_method(start=start) for name, start in STARTS.items()},
-    "rmve from 16": rmve_from(16),
-    "rmve from 40": rmve_from(40),
-    **{f"rmve from 40 ({name})": rmve_from(40, **options) for name, options in PARTS.items()},
     "gmm from 40": gmm_from(40),
     **PEERS,
 }

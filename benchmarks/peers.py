@@ -148,8 +148,9 @@ def scace(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
 
     with measured() as meter, quiet():
         work = dataset.adata.copy()
+        work.X = work.X.toarray()  # of sparse counts it makes batches of the wrong shape, and a loss of all pairs of cells
         work.raw = work.copy()
-        depth = np.asarray(work.X.sum(1)).ravel()
+        depth = work.X.sum(1)
         sc.pp.normalize_total(work)
         work.obs["scale_factor"] = depth / np.median(depth)
         sc.pp.log1p(work)

@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 from torch import Tensor
 from torch.utils.data import default_convert
 
 from rmve import components
 from rmve._cluster_names import name_clusters
-from rmve._keys import TARGET_KEY
+from rmve._find_levels import find_levels
 from rmve._validation import check_clusters, check_positive_int, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
-from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
+from rmve.levels import MergeTree
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.maths.sparse_rows import SparseRows
-from rmve.predictive import split_batch, thin_batch
 from rmve.subclusters import divide
-from rmve.support import support_of_merges
 
 #: Cells that are encoded at once, unless told otherwise.
 INFERENCE_BATCH = 1024
-#: Latent points whose density under each component is computed at once.
-MIXTURE_BATCH = 65_536
-#: Random splits of each cell that the levels are found from, and most cells that are split.
-N_SPLITS, MAX_SPLIT_CELLS = 4, 20_000
-#: Most cells whose molecules are scored for the support of a division.
-MAX_SUPPORT_CELLS = 5_000
 #: What the tables of merges and levels show of each merge.
 MERGE_COLUMNS = ("kept", "merged", "confusion", "distance", "effect", "support")
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
@@ -229,53 +217,6 @@ class ClustersMixin:
 
     # ---------------------------------------------------------------- levels
 
-    @torch.inference_mode()
-    def _find_levels(self, assignment: np.ndarray, latent: np.ndarray) -> MergeTree:
-        """Tree of the components on the training data, from their posterior.
-
-        The two halves of a cell's molecules are assigned on their own. Data without molecules have two opinions of a
-        cell instead: ``q(y|x)`` and ``p(y|z)``.
-        """
-        assigned, n_known = assignment.argmax(1), len(self.label_names_)
-        if self.gene_likelihood not in COUNT_LIKELIHOODS:
-            mixture, blocks = self.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
-            r = torch.cat([mixture.log_responsibilities(block.to(self.device)).exp().cpu() for block in blocks])
-            return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # a model has one tree, whenever it is asked for
-            tree = merge_tree(self._joint_of_halves(), assigned, latent, n_known)
-            effect, support = support_of_merges(*self._halves(), tree)
-        return replace(tree, effect=effect, support=support)
-
-    def _halves(self) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
-        """Two halves of the molecules of at most :data:`MAX_SUPPORT_CELLS` cells, and each one's component by the first."""
-        first, second, assigned = [], [], []
-        for _, tensors in self._batches(self.adata, self._sample_of_cells(MAX_SUPPORT_CELLS)):
-            halves = split_batch(tensors, "binomial")
-            parts = (halves[REGISTRY_KEYS.X_KEY], halves[TARGET_KEY])
-            for part, block in zip((first, second), parts, strict=True):
-                part.append(block.to_scipy() if isinstance(block, SparseRows) else sp.csr_matrix(block.numpy()))
-            assigned.append(self._encode(halves)[0].argmax(1))
-        return sp.vstack(first, format="csr"), sp.vstack(second, format="csr"), np.concatenate(assigned)
-
-    def _sample_of_cells(self, max_cells: int) -> np.ndarray:
-        """Rows of at most so many training cells, ascending."""
-        n_cells = self.adata.n_obs
-        if n_cells <= max_cells:
-            return np.arange(n_cells)
-        return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
-
-    def _joint_of_halves(self) -> np.ndarray:
-        """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits."""
-        joint = np.zeros((self.module.n_components,) * 2)
-        for _, tensors in self._batches(self.adata, self._sample_of_cells(MAX_SPLIT_CELLS)):
-            for _ in range(N_SPLITS):
-                halves = split_batch(thin_batch(tensors, 2 * N_MOLECULES), "binomial")
-                first, _ = self._encode(halves)
-                second, _ = self._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
-                joint += joint_of_halves(first, second)
-        return joint
-
     @property
     def tree(self) -> MergeTree:
         """Merges of the components; made at the end of training, and from a checkpoint when it is asked for.
@@ -287,7 +228,7 @@ class ClustersMixin:
         """
         self._check_if_trained()
         if self.tree_ is None:
-            self.tree_ = self._find_levels(*self._posterior())
+            self.tree_ = find_levels(self, *self._posterior())
         return self.tree_
 
     def get_merge_tree(self) -> pd.DataFrame:
@@ -299,8 +240,8 @@ class ClustersMixin:
         ``confusion`` (how often the two halves of a cell's molecules fall into the two clusters, relative to the halves
         of different cells: 1 for one population, 0 for clusters that share no cell), ``distance`` (increase of the
         within-cluster sum of squares per cell), ``effect`` and ``support`` (gain in nats per molecule from telling the two
-            apart, on molecules and cells that were not used for it, and that gain over its standard error) and
-            ``n_clusters`` (left after it).
+        apart, on molecules and cells that were not used for it, and that gain over its standard error) and
+        ``n_clusters`` (left after it).
         """
         tree = self.tree
         columns = {name: getattr(tree, name) for name in MERGE_COLUMNS}
@@ -417,8 +358,9 @@ class ClustersMixin:
         missing = labels.index.difference(cells.obs_names)
         if len(missing):
             raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
-        if adata is not None:
-            cells = cells[labels.index]
+        if cells.is_view and cells.isbacked:
+            cells = cells.to_memory()
+        places = None if adata is None else cells.obs_names.get_indexer(labels.index)
         options = {name: self._setup_arg(name) for name in SUBCLUSTER_SETUP}
         given = dict(self.init_params_["kwargs"].get("model_kwargs", {})) | self.init_params_["non_kwargs"]
         kwargs = {name: value for name, value in given.items() if name not in ("adata", "registry", "n_components")}
@@ -429,14 +371,16 @@ class ClustersMixin:
             type(self).setup_anndata(part, **options)
             model = type(self)(part, **kwargs)
             model.train(**({"quiet": True} | train_kwargs))
-            return model.predict()
+            found = model.predict()
+            model.deregister_manager(part)  # scvi-tools would keep the cells for good
+            return found
 
-        return divide(labels, chosen, cells, self._setup_arg("layer"), cluster)
+        return divide(labels, chosen, cells, self._setup_arg("layer"), cluster, places)
 
     def _choose_level(self) -> None:
         """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
         assignment, latent = self._posterior()
-        self.tree_ = tree = self._find_levels(assignment, latent)
+        self.tree_ = tree = find_levels(self, assignment, latent)
         n_clusters = self.n_clusters_wanted_ or tree.n_default
         if n_clusters > tree.n_finest:
             warnings.warn(

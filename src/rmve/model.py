@@ -28,6 +28,7 @@ from rmve.initialization import share_of_zeros
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
+from rmve.predictive import SPLITS
 from rmve.training import RMVETrainingPlan
 
 
@@ -290,6 +291,8 @@ class RMVE(
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
         check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
+        if "split" in (plan_kwargs or {}):
+            check.check_choice("split", plan_kwargs["split"], ("auto", *SPLITS[self.gene_likelihood]))
         check.check_splitter_options(datasplitter_kwargs)
         check.check_device(accelerator, devices)
         self._warn_of_fixed_embedding()

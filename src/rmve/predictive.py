@@ -7,13 +7,13 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 
 from rmve._keys import TARGET_KEY
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.sparse_rows import SparseRows
 from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal, thin
 
 #: How a cell can be split, by likelihood, the default first; ``None`` is the plain bound.
 SPLITS: dict[str, tuple[str | None, ...]] = {
-    **dict.fromkeys(COUNT_LIKELIHOODS, ("binomial", "negative_binomial", None)),
+    **dict.fromkeys(("nb", "zinb"), ("binomial", "negative_binomial", None)),
+    "poisson": ("binomial", None),
     "normal": (None, "normal"),
     "bernoulli": (None,),
 }

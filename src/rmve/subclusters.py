@@ -32,7 +32,12 @@ def informative_genes(x: np.ndarray | sp.spmatrix) -> np.ndarray:
 
 
 def divide(
-    labels: pd.Series, chosen: list[str], adata: AnnData, layer: str | None, cluster: Callable[[AnnData], pd.Series]
+    labels: pd.Series,
+    chosen: list[str],
+    adata: AnnData,
+    layer: str | None,
+    cluster: Callable[[AnnData], pd.Series],
+    places: np.ndarray | None = None,
 ) -> pd.Series:
     """Cluster the cells of each chosen cluster on their own.
 
@@ -43,11 +48,13 @@ def divide(
     chosen
         Clusters to divide.
     adata
-        The cells, in the order of ``labels``.
+        The cells, in memory or on disk.
     layer
         Layer of ``adata`` with the values; ``None`` is ``X``.
     cluster
         Returns the clusters of the cells of an AnnData, a categorical series; a single one if they are one population.
+    places
+        Row of ``adata`` of each cell, shape ``(n,)``; ``None``: they are in the order of ``labels``.
 
     Returns
     -------
@@ -59,7 +66,7 @@ def divide(
         names.append([name])
         if name not in chosen or len(rows) < MIN_CELLS:
             continue
-        part = adata[rows]
+        part = adata[rows if places is None else places[rows]].to_memory()  # a view of cells on disk has no views
         x = part.X if layer is None else part.layers[layer]
         found = cluster(part[:, informative_genes(x)].copy())
         if found.nunique() > 1:

@@ -115,6 +115,12 @@ class RMVETrainingPlan(TrainingPlan):
         Of the expectation over ``y``: ``"sample"``, ``"exact"`` or ``"gumbel"``.
     momentum
         Share of the old value in the running average of ``q(y|x)`` that neighbours are told.
+    split
+        Division of each cell into the part that is read and the part that is scored, drawn anew in each step
+        (:func:`rmve.predictive.split_batch`). ``"binomial"``: half of the molecules each, independent if counts are
+        Poisson; ``"negative_binomial"``: independent if they have the likelihood's dispersion; ``"normal"``: two noisy
+        copies of log-normalised values; ``None``: the whole cell is read and scored, the plain evidence lower bound;
+        ``"auto"``: ``"binomial"`` for counts and ``None`` for other data.
     """
 
     def __init__(
@@ -318,7 +324,7 @@ class RMVETrainingPlan(TrainingPlan):
         self.epoch_cells += n
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The plain bound on validation cells."""
+        """The bound on validation cells, split like those for training, without the terms that tie cells together."""
         batch.pop(INDEX_KEY)
         batch = split_batch(batch, self.split, self.module.log_dispersion)
         _, _, loss = self._forward(batch, Objective())

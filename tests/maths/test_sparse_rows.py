@@ -61,6 +61,40 @@ def test_transposed(rows, dense):
     torch.testing.assert_close(rows.transposed().times(factor), dense.T @ factor)
 
 
+def test_with_values(rows, dense):
+    """Other numbers in place of the stored ones; zeros among them are no longer stored, and the rest is as it was."""
+    given = rows.dense()
+    values = rows.values * (torch.arange(len(rows.values)) % 3)
+    values[rows.rows == 5] = 0.0
+    expected = torch.zeros_like(given)
+    expected[rows.rows, rows.cols] = values
+    other = rows.with_values(values)
+    assert other.shape == rows.shape
+    assert len(other.values) == len(other.cols) == other.offsets[-1] == (values != 0).sum() < len(values)
+    assert (other.values != 0).all()
+    assert other.offsets.dtype == rows.offsets.dtype
+    torch.testing.assert_close(other.dense(), expected)
+    torch.testing.assert_close(other.row_sums(), expected.sum(-1))
+    torch.testing.assert_close(rows.dense(), given)
+    torch.testing.assert_close(rows.with_values(rows.values).dense(), given)
+
+
+def test_with_values_that_are_all_zero(rows):
+    """An empty matrix of the same shape is left."""
+    none = rows.with_values(torch.zeros_like(rows.values))
+    assert len(none.values) == 0
+    torch.testing.assert_close(none.dense(), torch.zeros_like(rows.dense()))
+
+
+def test_to_scipy(rows, dense):
+    """SciPy's form of the same matrix, empty row and column included; it comes back from there."""
+    x = rows.to_scipy()
+    assert isinstance(x, sp.csr_matrix)
+    assert (x.shape, x.nnz) == (rows.shape, len(rows.values))
+    assert (x.toarray() == dense.numpy()).all()
+    torch.testing.assert_close(SparseRows.from_scipy(x).dense().to(dense.dtype), dense)
+
+
 def test_move(rows, dense):
     """A copy on a device is the same matrix."""
     torch.testing.assert_close(rows.to(torch.device("cpu")).dense().to(dense.dtype), dense)

@@ -24,6 +24,13 @@ def _count_bits(x: Tensor) -> Tensor:
     return (x * _SUM_OF_BYTES) >> 56
 
 
+def _binomial(counts: Tensor, share: Tensor) -> Tensor:
+    """Binomial draws; on the CPU for Apple's GPUs, which have none."""
+    if counts.device.type == "mps":
+        return torch.binomial(counts.cpu(), share.cpu()).to(counts.device)
+    return torch.binomial(counts, share)
+
+
 def split_binomial(counts: Tensor) -> Tensor:
     """Half of the molecules: each is drawn with probability 1/2.
 
@@ -50,7 +57,7 @@ def split_binomial(counts: Tensor) -> Tensor:
     large = trials > MAX_BITS
     if large.any():
         many = counts[large]
-        drawn[large] = torch.binomial(many, torch.full_like(many, 0.5))
+        drawn[large] = _binomial(many, torch.full_like(many, 0.5))
     return drawn
 
 
@@ -68,7 +75,7 @@ def thin(counts: Tensor, share: Tensor) -> Tensor:
     -------
     The molecules that are kept, integers of the same shape and type.
     """
-    return torch.where(share < 1.0, torch.binomial(counts, share), counts)
+    return torch.where(share < 1.0, _binomial(counts, share), counts)
 
 
 def split_negative_binomial(counts: Tensor, theta: Tensor) -> Tensor:
@@ -97,10 +104,14 @@ def split_negative_binomial(counts: Tensor, theta: Tensor) -> Tensor:
     several = counts > 1
     many = counts[several]
     half = 0.5 * theta[several]
-    first, second = torch._standard_gamma(half), torch._standard_gamma(half)
-    share = (first / (first + second)).nan_to_num(0.5)
-    drawn[several] = torch.binomial(many, share)
+    share = (_log_gamma_variate(half) - _log_gamma_variate(half)).sigmoid().nan_to_num(0.5)
+    drawn[several] = _binomial(many, share)
     return drawn
+
+
+def _log_gamma_variate(shape: Tensor) -> Tensor:
+    """Logarithm of a gamma variate: of a small shape, the variate itself underflows (Marsaglia and Tsang 2000)."""
+    return torch._standard_gamma(shape + 1.0).log() - torch.empty_like(shape).exponential_() / shape
 
 
 def split_normal(x: Tensor, sd: Tensor) -> Tensor:
