@@ -99,28 +99,3 @@ def test_move(rows, dense):
     """A copy on a device is the same matrix."""
     torch.testing.assert_close(rows.to(torch.device("cpu")).dense().to(dense.dtype), dense)
     assert rows.device.type == "cpu"
-
-
-def test_other_values(rows, dense):
-    """Other numbers take the places of the stored values; zeros among them are not stored, and rows may become empty."""
-    other = torch.where(torch.arange(len(rows.values)) % 3 == 0, 0.0, rows.values + 0.5)
-    other = torch.where(rows.rows == 1, 0.0, other).to(rows.values.dtype)
-    expected = torch.zeros_like(dense)
-    expected[rows.rows, rows.cols] = other.to(dense.dtype)
-    replaced = rows.with_values(other)
-    assert replaced.shape == rows.shape
-    assert replaced.values.all()
-    assert replaced.offsets.dtype == rows.offsets.dtype
-    torch.testing.assert_close(replaced.dense().to(dense.dtype), expected)
-    torch.testing.assert_close(replaced.row_sums().to(dense.dtype), expected.sum(-1))
-    torch.testing.assert_close(rows.dense().to(dense.dtype), dense)  # the matrix itself stays as it is
-
-
-def test_no_values(rows):
-    """Zeros alone leave an empty matrix of the same shape, and the same values the same matrix."""
-    empty = rows.with_values(torch.zeros_like(rows.values))
-    assert len(empty.values) == len(empty.cols) == int(empty.offsets.sum()) == 0
-    assert empty.shape == rows.shape
-    same = rows.with_values(rows.values)
-    for name in ("values", "cols", "offsets"):
-        assert torch.equal(getattr(same, name), getattr(rows, name))
