@@ -16,7 +16,7 @@ import numpy as np
 #: at every sequencing depth: ``benchmarks/results/levels.md`` varies it.
 N_MOLECULES = 500
 #: Two clusters are merged as one while the halves of a cell fall into both of them at least half as often as those of two
-#: different cells do. The ratio is 1 if the two are the same population, and 0 if no cell is between them.
+#: different cells do. The ratio is at least 1 within one population, and 0 if no cell is between the two.
 MIN_CONFUSION = 0.5
 #: Fewer cells than these are no population of their own.
 MIN_CELLS = 5

@@ -29,7 +29,8 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
     kind
         One of the values of :data:`SPLITS`; ``None`` leaves the mini-batch as it is.
     log_dispersion
-        Log inverse dispersion of each gene (counts) or log variance (normals), shape ``(G,)``; not used by ``"binomial"``.
+        Log inverse dispersion of each gene (counts) or log variance (normals) of a *part*, as a model that is scored on
+        parts learns it, shape ``(G,)``; not used by ``"binomial"``.
 
     Returns
     -------
@@ -39,12 +40,12 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
         return batch
     x = batch[REGISTRY_KEYS.X_KEY]
     with torch.no_grad():
-        if kind == "normal":
-            part = split_normal(x, (0.5 * log_dispersion).exp())
+        if kind == "normal":  # a copy has twice the variance of the value
+            part = split_normal(x, (0.5 * log_dispersion.exp()).sqrt())
             return {**batch, REGISTRY_KEYS.X_KEY: part, TARGET_KEY: 2.0 * x - part}
         values = x.values if isinstance(x, SparseRows) else x
         if kind == "negative_binomial":
-            theta = log_dispersion.exp()
+            theta = 2.0 * log_dispersion.exp()  # a part has half of it
             theta = theta.index_select(0, x.cols) if isinstance(x, SparseRows) else theta.expand_as(x)
             part = split_negative_binomial(values, theta)
         else:
