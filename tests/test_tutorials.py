@@ -15,6 +15,8 @@ import rmve
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "tutorials").glob("*.ipynb"))
 #: Largest size of a notebook, in bytes.
 MAX_SIZE = 1_000_000
+#: Epochs of a run, at most.
+N_EPOCHS = 20
 
 
 def cells_of(notebook: Path, kind: str) -> list[dict]:
@@ -47,7 +49,8 @@ def test_code_runs(notebook, run_blocks, request, monkeypatch):
         request.getfixturevalue("mnist_cache")
         mnist = rmve.datasets.mnist
         monkeypatch.setattr(rmve.datasets, "mnist", lambda n_digits=70_000: mnist(n_digits // 10))
-    run_blocks(["".join(cell["source"]) for cell in cells_of(notebook, "code")], notebook.stem)
+    # few steps leave one cluster, which a page on several cannot show
+    run_blocks(["".join(cell["source"]) for cell in cells_of(notebook, "code")], notebook.stem, n_epochs=N_EPOCHS)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
