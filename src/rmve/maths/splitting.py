@@ -46,10 +46,9 @@ def split_binomial(counts: Tensor) -> Tensor:
     -------
     The drawn molecules, integers of the same shape and type.
 
-    References
-    ----------
-    .. [1] Neufeld et al., *Inference after latent variable estimation for single-cell RNA sequencing data*,
-       Biostatistics (2022).
+    Notes
+    -----
+    Source: Neufeld et al., *Inference after latent variable estimation for single-cell RNA sequencing data*, Biostatistics (2022).
     """
     trials = counts.long()
     bits = torch.empty_like(trials).random_()  # 63 random bits
@@ -96,9 +95,9 @@ def split_negative_binomial(counts: Tensor, theta: Tensor) -> Tensor:
     -------
     The drawn molecules, integers of the same shape and type.
 
-    References
-    ----------
-    .. [1] Neufeld et al., *Negative binomial count splitting for single-cell RNA sequencing data*, arXiv:2307.12985.
+    Notes
+    -----
+    Source: Neufeld et al., *Negative binomial count splitting for single-cell RNA sequencing data*, arXiv:2307.12985.
     """
     drawn = split_binomial(counts)  # a single molecule is drawn with probability 1/2, whatever theta
     several = counts > 1
@@ -131,8 +130,8 @@ def split_normal(x: Tensor, sd: Tensor) -> Tensor:
     -------
     Tensor of shape ``(B, G)``; the other copy is ``2 x`` minus this one.
 
-    References
-    ----------
-    .. [1] Neufeld et al., *Data thinning for convolution-closed distributions*, arXiv:2301.07276.
+    Notes
+    -----
+    Source: Neufeld et al., *Data thinning for convolution-closed distributions*, arXiv:2301.07276.
     """
     return x + sd * torch.randn_like(x)
