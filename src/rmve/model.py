@@ -15,6 +15,7 @@ from rmve import _validation as check
 from rmve._annotate import AnnotateMixin
 from rmve._clusters import ClustersMixin
 from rmve._compat import use_distributed_sampler
+from rmve._held_out import HeldOut
 from rmve._persistence import PersistenceMixin
 from rmve._run import RunMixin, check_no_run, check_options
 from rmve._setup import SetupMixin
@@ -171,7 +172,7 @@ class RMVE(
         )
         self.set_clusters(np.arange(n_components))
         self.spatial_map_ = None
-        self.held_out_positions_ = np.zeros(0, dtype=int)
+        self.held_out_ = HeldOut()
         self.is_query_ = False
         self._model_summary_string = (
             f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "

@@ -10,9 +10,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata.abc import CSCDataset
+from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
+from rmve.backed import check_matrix
 from rmve.initialization import row_sums, stored_chunks
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
@@ -44,12 +45,26 @@ def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
     """
     if not isinstance(adata, ad.AnnData):
         raise TypeError(f"`adata` must be an AnnData, not {type(adata).__name__}.")
+    if adata.is_view and allow_view:
+        check_structures(adata._adata_ref)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"`adata` is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
     if adata.is_view and not allow_view:
         raise ValueError("`adata` is a view of another AnnData. Make it independent with `adata = adata.copy()`.")
     if not adata.var_names.is_unique:
         raise ValueError("`adata.var_names` has duplicates. Call `adata.var_names_make_unique()` first.")
+
+
+def check_structures(adata: ad.AnnData) -> None:
+    """Raise ValueError unless all matrices can be subset, those on disk included: an AnnData is, as a whole."""
+    matrices = {"`adata.X`": adata.X, "`adata.raw.X`": None if adata.raw is None else adata.raw.X}
+    for part in ("layers", "obsp", "varp", "obsm", "varm"):
+        matrices |= {f"`adata.{part}[{key!r}]`": x for key, x in getattr(adata, part).items()}
+    for name, x in matrices.items():
+        check_matrix(x, name)
+        if isinstance(x, CSRDataset):
+            for _ in stored_chunks(x):  # each block is checked when it is read
+                pass
 
 
 def get_matrix(adata: ad.AnnData, layer: str | None):
@@ -60,17 +75,20 @@ def get_matrix(adata: ad.AnnData, layer: str | None):
     KeyError
         If there is no such layer.
     ValueError
-        If ``layer`` is None and ``adata.X`` is missing.
+        If ``layer`` is None and ``adata.X`` is missing, or its sparse matrix points outside of itself.
     """
     if layer is None:
         if adata.X is None:
             raise ValueError("`adata.X` is None. Give the `layer` that holds the data.")
-        return adata.X
-    if layer not in adata.layers:
+        x = adata.X
+    elif layer in adata.layers:
+        x = adata.layers[layer]
+    else:
         raise KeyError(
             f"`layer={layer!r}` is not in `adata.layers`. Its layers: {shorten(list(adata.layers)) or 'none'}."
         )
-    return adata.layers[layer]
+    check_matrix(x, _where(layer))
+    return x
 
 
 def _values(x):
@@ -248,7 +266,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
     KeyError
         If there is none of that name.
     ValueError
-        If it has negative or non-finite weights, or no edges.
+        If it has negative or non-finite weights, or no edges, or points to cells that do not exist.
     """
     key = neighbors_key
     if key not in adata.obsp:
@@ -261,6 +279,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
             f"{shorten(list(adata.obsp)) or 'nothing'}."
         )
     graph = adata.obsp[key]
+    check_matrix(graph, f"`adata.obsp[{key!r}]`")
     values = graph.data if sp.issparse(graph) else np.asarray(graph)
     if values.size == 0 or not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
         raise ValueError(f"`adata.obsp[{key!r}]` must have finite, non-negative weights and at least one edge.")
