@@ -15,6 +15,7 @@ from scvi.data.fields import (
     ObsmField,
 )
 from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.train._logger import SimpleLogger
 
 __all__ = [
     "MODEL_NAME_KEY",
@@ -26,6 +27,7 @@ __all__ = [
     "NumericalJointObsField",
     "NumericalObsField",
     "ObsmField",
+    "SimpleLogger",
     "parse_device_args",
     "use_distributed_sampler",
 ]

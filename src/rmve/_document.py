@@ -30,7 +30,9 @@ MAP_SHAPES = {
 }
 
 
-def check_document(document: dict, attributes: tuple[str, ...], init_options: set[str], setup_options: set[str]) -> None:
+def check_document(
+    document: dict, attributes: tuple[str, ...], init_options: set[str], setup_options: set[str]
+) -> None:
     """Raise ValueError unless a document has all parts of a model, each of its kind.
 
     Parameters
@@ -70,7 +72,9 @@ def _check_attributes(values: Mapping[str, object]) -> None:
     for name in ("train_indices_", "validation_indices_", "test_indices_"):
         rows = values[name]
         _require(rows is None or (isinstance(rows, np.ndarray) and rows.ndim == 1), f"{name!r} are no rows")
-        _require(rows is None or not rows.size or (rows.dtype.kind in "iu" and rows.min() >= 0), f"{name!r} are no rows")
+        _require(
+            rows is None or not rows.size or (rows.dtype.kind in "iu" and rows.min() >= 0), f"{name!r} are no rows"
+        )
     genes = values["var_names_"]
     _require(_are_names(genes) and len(genes) > 0, "its genes are no names, or some are there twice")
     _require(_are_names(values["label_names_"]), "its labels are no names, or some are there twice")
@@ -142,7 +146,9 @@ def read_map(values: object, n_latent: int, n_components: int) -> SpatialMap | N
 
 
 def _are_names(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(name, str) for name in values) and len(set(values)) == len(values)
+    return (
+        isinstance(values, list) and all(isinstance(name, str) for name in values) and len(set(values)) == len(values)
+    )
 
 
 def _require(condition: bool, reason: str) -> None:

@@ -119,6 +119,13 @@ def remove_folder(path: Path) -> None:
         os.replace(path, private / path.name)
 
 
+def claim(folder: Path) -> None:
+    """Make a folder if there is none; raise OSError if it cannot be written to, or another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, patience=0.0), _private_folder(folder):
+        pass
+
+
 @contextlib.contextmanager
 def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Keep other processes that ask for the same from a folder; on file systems without locks, do nothing.

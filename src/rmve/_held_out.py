@@ -124,7 +124,9 @@ def identify(names: np.ndarray, positions: np.ndarray) -> np.ndarray:
         rounded = np.ascontiguousarray(positions, dtype=np.float32) + np.float32(0.0)  # no negative zero
     return np.array(
         [
-            hashlib.blake2b(str(name).encode("utf-8", "surrogatepass") + b"\0" + row.tobytes(), digest_size=8).hexdigest()
+            hashlib.blake2b(
+                str(name).encode("utf-8", "surrogatepass") + b"\0" + row.tobytes(), digest_size=8
+            ).hexdigest()
             if there
             else ""
             for name, row, there in zip(names, rounded, known, strict=True)

@@ -209,16 +209,16 @@ class PersistenceMixin:
         folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
         try:
-            check_document(document, SAVED, set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters))
+            check_document(
+                document, SAVED, set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
+            )
             check_sizes(document, state_dict)
         except ValueError as error:
             raise not_a_model(folder, error) from error
         registry, init_params, attributes = document["registry"], document["init_params"], document["attributes"]
         setup_args = registry[SETUP_ARGS_KEY]
         if registry[MODEL_NAME_KEY] != cls.__name__:
-            raise ValueError(
-                f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class."
-            )
+            raise ValueError(f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class.")
         try:
             with torch.device("meta"):  # takes no memory
                 empty = cls(None, registry=copy.deepcopy(registry), **init_params)

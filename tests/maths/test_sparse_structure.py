@@ -16,7 +16,9 @@ def spoilt(format: str, part: str, at: int, value: int):
     return x
 
 
-@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, sp.bsr_matrix, sp.dia_matrix, np.array])
+@pytest.mark.parametrize(
+    "kind", [sp.csr_matrix, sp.csc_matrix, sp.coo_matrix, sp.csr_array, sp.bsr_matrix, sp.dia_matrix, np.array]
+)
 def test_sound_matrices_pass(kind):
     """All formats, with and without values, also with unsorted or doubled columns and spare room."""
     dense = np.arange(30.0).reshape(6, 5) % 4
