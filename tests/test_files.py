@@ -222,9 +222,8 @@ def test_replacing(tmp_path):
     """The file is the old one until all is written, also if that fails; nothing is left."""
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(FileNotFoundError), replacing(path) as temporary:
+        temporary.with_name("half").write_text("half")
     assert path.read_text() == "old"
     with replacing(path) as temporary:
         temporary.write_text("new")

@@ -56,6 +56,13 @@ def positions_of(content: bytes, number: int) -> np.ndarray:
     return np.random.default_rng(0).integers(len(content), size=number)
 
 
+def same_text(one: bytes, other: bytes) -> bool:
+    try:
+        return json.loads(one) == json.loads(other)
+    except ValueError:
+        return False
+
+
 def check_flips(path: Path, read: Callable[[], object], number: int) -> None:
     """Flip one bit at a time at random places of a file: each reading fails with an error of RMVE."""
     content = path.read_bytes()
@@ -63,13 +70,11 @@ def check_flips(path: Path, read: Callable[[], object], number: int) -> None:
         changed = bytearray(content)
         changed[position] ^= 1 << int(position) % 8
         path.write_bytes(changed)
-        try:
+        if path.suffix == ".json" and same_text(changed, content):  # only its layout was changed
             read()
-        except ValueError as error:
-            assert NOT_A_MODEL in str(error)
-        else:  # only the layout of the text was changed
-            assert path.suffix == ".json"
-            assert json.loads(changed) == json.loads(content)
+        else:
+            with pytest.raises(ValueError, match=NOT_A_MODEL):
+                read()
     path.write_bytes(content)
     read()
 
@@ -260,7 +265,9 @@ def test_forged_map(run, forge):
         return {"__rmve__": "array", "dtype": "float64", "data": np.ones(shape).tolist()}
 
     smap = {name: array(tuple(arrays[axis] for axis in axes)) for name, axes in shapes.items()}
-    smap |= dict.fromkeys(("error_", "error_fraction_", "distance_correlation_", "p_value_", "n_judged_", "n_cells_"), 1)
+    smap |= dict.fromkeys(
+        ("error_", "error_fraction_", "distance_correlation_", "p_value_", "n_judged_", "n_cells_"), 1
+    )
     smap["kind"] = "by_cluster"
     forge(folder, put("spatial_map", value=smap))
     assert RMVE.load(folder, adata=False).spatial_map_.kind == "by_cluster"
@@ -413,10 +420,9 @@ def test_the_state_is_read_once(run, cells, tmp_path, monkeypatch):
         resume(self, *args)
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    shutil.copytree(run, tmp_path / "other")
+    torch.save({"state_dict": Malicious()}, tmp_path / "other" / "epoch_2" / TRAINER_FILE)
     with pytest.raises(ValueError, match=NOT_A_MODEL):
-        torch.save({"state_dict": Malicious()}, tmp_path / "state")
-        shutil.copytree(run, tmp_path / "other")
-        shutil.copy(tmp_path / "state", tmp_path / "other" / "epoch_2" / TRAINER_FILE)
         RMVE.resume(tmp_path / "other", cells.copy(), quiet=True)
     monkeypatch.setattr(RMVE, "_run", swap_and_run)
     assert RMVE.resume(run, cells, quiet=True).is_trained
