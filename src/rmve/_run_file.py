@@ -153,6 +153,8 @@ def check_data(run: Run) -> None:
     if data.positions is not None:
         if data.positions.ndim != 2 or len(data.positions) != n or data.positions.dtype.kind != "f":
             raise ValueError("the positions of the run do not fit its cells")
+    if len(run.split) != 3:
+        raise ValueError("the run splits its cells in an unknown way")
     check_split_of_rows(run.split, n)
 
 
