@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import hashlib
+import json
 import logging
 import os
 import signal
@@ -169,6 +171,23 @@ def saved(shared, tmp_path_factory) -> Path:
 def model(saved, cells) -> RMVE:
     """A trained model of its own for each test, on data of its own, which the test may change."""
     return RMVE.load(saved, adata=cells)
+
+
+@pytest.fixture(scope="session")
+def forge() -> Callable[..., None]:
+    """Change the document of a saved model as a stranger may: with checksums that fit."""
+
+    def change_document(folder: Path, change: Callable[[dict], object] = lambda document: None) -> None:
+        path = folder / "model.json"
+        document = json.loads(path.read_text())
+        digests = document.pop("sha256")
+        change(document)
+        for name in digests.keys() - {"document"}:
+            digests[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        digests["document"] = hashlib.sha256(json.dumps(document, separators=(",", ":")).encode()).hexdigest()
+        path.write_text(json.dumps({"sha256": digests, **document}))
+
+    return change_document
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,9 @@ CASES = bad_inputs.CASES
 
 
 @pytest.fixture
-def world(cells, saved, partly_labelled, batched, tmp_path, make_cells):
+def world(cells, saved, partly_labelled, batched, tmp_path, make_cells, forge):
     """What the cases act on."""
-    yield bad_inputs.World(cells, saved, partly_labelled, batched, tmp_path, make_cells)
+    yield bad_inputs.World(cells, saved, partly_labelled, batched, tmp_path, make_cells, forge)
     plt.close("all")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from scvi import settings
 from sklearn.metrics import adjusted_rand_score
 
+import rmve
 from rmve import RMVE
 from rmve.dataloading import BatchesOfRuns, EvenBatches
 
@@ -38,6 +40,37 @@ if __name__ == "__main__":
               "mixture": model.module.mixture.mean.tolist(), "latent": model.get_latent_representation().tolist()}
     with open(f"{sys.argv[1]}/{os.environ.get('LOCAL_RANK', '0')}.json", "w") as file:
         json.dump(result, file)
+"""
+
+
+#: The same with checkpoints; the process of a rank may be killed in the third epoch, and the run then goes on.
+CHECKPOINTED = """
+import json, os, signal, sys
+import scvi, torch
+from lightning.pytorch.callbacks import Callback
+import rmve
+
+folder, act, rank = sys.argv[1], sys.argv[2], os.environ.get("LOCAL_RANK", "0")
+
+class Kill(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if act in (rank, "both") and trainer.global_step == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    scvi.settings.seed = 0
+    adata = rmve.datasets.toy(n_cells=400, n_clusters=3, seed=0)
+    options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "quiet": True}
+    if act == "resume":
+        model = rmve.RMVE.resume(folder, adata, **options)
+    else:
+        rmve.RMVE.setup_anndata(adata, layer="counts")
+        model = rmve.RMVE(adata, n_components=3, n_hidden=32)
+        model.train(max_epochs=6, batch_size=20, checkpoint_dir=folder, callbacks=[Kill()], **options)
+    saved = rmve.RMVE.load(folder, adata=adata)
+    with open(f"{folder}.{rank}.json", "w") as file:
+        json.dump({"clusters": model.predict().tolist(), "saved": saved.predict().tolist()}, file)
 """
 
 
@@ -83,8 +116,6 @@ def test_seed_is_needed(cells, monkeypatch):
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Two processes: half the steps each, the same model and assignments in both, the clusters of one process."""
-    import rmve
-
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=600, cwd=tmp_path)
@@ -103,3 +134,62 @@ def test_two_processes(tmp_path):
         model.train(max_epochs=40, batch_size=40)
     assert adjusted_rand_score(model.predict(), first["clusters"]) > 0.9
     assert adjusted_rand_score(adata.obs["cell_type"], first["clusters"]) > 0.8
+
+
+def run_two(folder: Path, act: str) -> tuple[int, list[dict]]:
+    """Run :data:`CHECKPOINTED` in two processes; its exit status and what each process wrote."""
+    script = folder.parent / "train.py"
+    script.write_text(CHECKPOINTED)
+    command = [sys.executable, script, folder, act]
+    ended = subprocess.run(command, timeout=300, cwd=folder.parent, capture_output=True, text=True)
+    written = sorted(folder.parent.glob(f"{folder.name}.*.json"))
+    results = [json.loads(path.read_text()) for path in written]
+    for path in written:
+        path.unlink()
+    return ended.returncode, results
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, int, list[dict]]:
+    """A run of two processes that nobody stopped: its folder, its exit status and what each process wrote."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, *run_two(folder, "whole")
+
+
+@pytest.mark.slow
+def test_checkpoints_of_two_processes(whole):
+    """One process writes, the folder holds the model in the end, and nothing else is left anywhere."""
+    folder, status, results = whole
+    assert status == 0
+    assert len(results) == 2
+    assert all(result["clusters"] == result["saved"] == results[0]["clusters"] for result in results)
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "model.json"}
+    assert {path.name for path in folder.parent.iterdir()} == {"run", "train.py"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1", "both"])
+def test_a_killed_process(whole, tmp_path, rank):
+    """When one process, or both, are killed, the run stops, and two processes go on from its last checkpoint."""
+    folder = tmp_path / "run"
+    status, _ = run_two(folder, rank)
+    assert status != 0
+    assert (folder / "epoch_2" / "model.json").is_file()
+    adata = rmve.datasets.toy(n_cells=400, n_clusters=3, seed=0)
+    with pytest.raises(ValueError, match="had 2 processes. Give `devices` and `strategy` again"):
+        RMVE.resume(folder, adata)
+    status, results = run_two(folder, "resume")
+    assert status == 0
+    assert len(results) == 2
+    assert all(result["clusters"] == result["saved"] == results[0]["clusters"] for result in results)
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "model.json"}
+    assert adjusted_rand_score(whole[2][0]["clusters"], results[0]["clusters"]) > 0.8
+
+
+def test_early_stopping_on_several_devices(cells, monkeypatch):
+    """It is refused, not left out in silence."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    monkeypatch.setattr(type(settings), "seed", 0)
+    with pytest.raises(ValueError, match="`early_stopping` does not work on several devices"):
+        model.train(max_epochs=1, devices=2, strategy="ddp", early_stopping=True)

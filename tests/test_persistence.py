@@ -266,11 +266,9 @@ def test_missing_folder(tmp_path):
         RMVE.load(tmp_path / "nowhere")
 
 
-def test_other_class(folder, cells):
+def test_other_class(folder, cells, forge):
     """A model of another class is refused."""
-    document = json.loads((folder / "model.json").read_text())
-    document["registry"]["model_name"] = "SCVI"
-    (folder / "model.json").write_text(json.dumps(document))
+    forge(folder, lambda document: document["registry"].update(model_name="SCVI"))
     with pytest.raises(ValueError, match="holds a SCVI model"):
         RMVE.load(folder, adata=cells)
 
@@ -283,10 +281,13 @@ def test_json_of_something_else(folder, content):
         RMVE.load(folder, adata=False)
 
 
-def test_weights_of_another_model(folder, batched):
-    """Weights that do not fit the document are refused."""
+def test_weights_of_another_model(folder, batched, forge):
+    """Weights that do not belong to the document are refused, also if a stranger says that they do."""
     torch.save(batched.module.state_dict() | {"mixture.mean": torch.zeros(7, 7)}, folder / "model.pt")
-    with pytest.raises(ValueError, match="does not hold a model saved by `RMVE.save`"):
+    with pytest.raises(ValueError, match="'model.pt' was changed, or belongs to another 'model.json'"):
+        RMVE.load(folder, adata=False)
+    forge(folder)
+    with pytest.raises(ValueError, match="does not hold a model saved by `RMVE.save`.*shape"):
         RMVE.load(folder, adata=False)
 
 
@@ -299,9 +300,7 @@ def test_cut_file(folder, name):
         RMVE.load(folder, adata=False)
 
 
-def test_attributes_cannot_replace_methods(folder, cells):
+def test_attributes_cannot_replace_methods(folder, cells, forge):
     """Only the attributes that are saved are read: a document cannot put others in place of a model's own."""
-    document = json.loads((folder / "model.json").read_text())
-    document["attributes"]["predict"] = "not a method"
-    (folder / "model.json").write_text(json.dumps(document))
+    forge(folder, lambda document: document["attributes"].update(predict="not a method"))
     assert callable(RMVE.load(folder, adata=cells).predict)

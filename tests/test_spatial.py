@@ -354,9 +354,9 @@ def test_model_maps_cells_to_their_place(model, unchanged):
 def test_positions_shape_the_latent_space(placed, make_cells):
     """Trained with positions, the model has a map at once, judged by cells that it did not learn, better than without."""
     smap = placed.spatial_map_
-    assert (smap.n_cells_, smap.n_judged_, len(placed.held_out_positions_)) == (200, 20, 20)
+    assert (smap.n_cells_, smap.n_judged_, len(placed.held_out_)) == (200, 20, 20)
     assert (smap.r2_ > 0.9).all()
-    assert not np.isin(placed.held_out_positions_, np.arange(40)).any()
+    assert not np.isin(placed.held_out_.names, placed.adata.obs_names[:40]).any()
     truth = make_cells().obsm["spatial"]
     hidden = placed.map_to_space().iloc[:40]
     error = np.linalg.norm(hidden[["0", "1"]].to_numpy() - truth[:40], axis=1)
@@ -369,7 +369,7 @@ def test_weight_zero_switches_the_term_off(make_cells, fit):
     options = {"epochs": 3, "train": {"max_epochs": 3, "batch_size": 64, "plan_kwargs": {"spatial": 0.0}}}
     off = fit(make_cells(), {"layer": "counts", "spatial_key": "spatial"}, **options)
     assert off.spatial_map_ is None
-    assert len(off.held_out_positions_) == 0
+    assert len(off.held_out_) == 0
     assert "position_loss_train" not in off.history
 
 
@@ -379,7 +379,7 @@ def test_saved_with_its_map(placed, tmp_path, make_cells):
     query = make_cells(n_cells=30, seed=3)
     del query.obsm["spatial"]
     for again in (RMVE.load(tmp_path / "model", adata=False), RMVE.load(tmp_path / "model", adata=placed.adata)):
-        np.testing.assert_array_equal(again.held_out_positions_, placed.held_out_positions_)
+        assert again.held_out_ == placed.held_out_
         np.testing.assert_allclose(again.map_to_space(query), placed.map_to_space(query), rtol=1e-4)
     assert again.fit_spatial_map().n_judged_ == 20
 
@@ -389,7 +389,7 @@ def test_going_on_keeps_the_held_out_cells(placed, tmp_path):
     placed.save(tmp_path / "model")
     again = RMVE.load(tmp_path / "model", adata=placed.adata)
     again.train(max_epochs=2, batch_size=64, enable_progress_bar=False)
-    np.testing.assert_array_equal(again.held_out_positions_, placed.held_out_positions_)
+    assert again.held_out_ == placed.held_out_
 
 
 def test_query_cells_need_no_positions(placed, make_cells):
@@ -429,7 +429,7 @@ def test_annotate_writes_the_places(placed, tmp_path):
     np.testing.assert_allclose(adata.obs[names.spatial_sd], placed.map_to_space()["sd"], rtol=1e-5)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     uns = ad.read_h5ad(tmp_path / "cells.h5ad").uns[names.uns]
-    assert list(uns["held_out"]) == list(adata.obs_names[placed.held_out_positions_])
+    assert set(uns["held_out"]) == set(placed.held_out_.names)
     assert uns["params"]["spatial_key"] == "spatial"
     pd.testing.assert_frame_equal(uns["spatial_genes"], placed.get_spatial_genes(), rtol=1e-4)
 

@@ -76,7 +76,8 @@ class AnnotateMixin:
             uns["spatial_map"] = self.spatial_map_.to_dict()
             if self.adata is not None:
                 uns["spatial_genes"] = self.get_spatial_genes()
-                uns["held_out"] = self.adata.obs_names[self.held_out_positions_].to_numpy(dtype=str)
+            if len(self.held_out_):
+                uns["held_out"] = adata.obs_names[self.held_out_.rows(self._identify(adata))].to_numpy(dtype=str)
         for key, column in obs.items():
             adata.obs[key] = column
         for key, array in obsm.items():

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import shutil
+import re
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lightning.pytorch
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from rmve._files import locked, remove_folder
+from rmve._serialization import JSON_FILE, write_tensors
 
 #: Loggers that speak of devices, tips and data loaders.
 CHATTY = (
@@ -47,11 +51,13 @@ class SafeStop(Callback):
         What was not finite; ``None`` if all was.
     n_epochs
         Epochs that were completed, those before a resumed run included.
+    first
+        Epoch that the run begins, or goes on, with.
     """
 
     def __init__(self, given_warmup: bool = False):
         self.given_warmup = given_warmup
-        self.interrupted, self.failure, self.n_epochs = False, None, 0
+        self.interrupted, self.failure, self.n_epochs, self.first = False, None, 0, 0
         self._handler = None
 
     @property
@@ -61,7 +67,7 @@ class SafeStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen to Ctrl-C, and keep the weights."""
-        self.n_epochs = trainer.current_epoch
+        self.n_epochs = self.first = trainer.current_epoch
         self._keep(pl_module)
         # once: to look for them in each step takes a tenth of it
         self._watched = dict(pl_module.module.named_parameters())
@@ -122,6 +128,8 @@ class SafeStop(Callback):
 class Checkpoints(Callback):
     """Writes folders ``epoch_1``, ``epoch_2``, ..., each whole or not at all, and keeps the last.
 
+    With several processes all take part and the first one writes. No other run can use the folder meanwhile.
+
     Parameters
     ----------
     folder
@@ -129,9 +137,16 @@ class Checkpoints(Callback):
     every
         Epochs between two of them.
     save_model
-        Writes the model of a trainer into a folder.
+        Writes the model of a trainer, and the state of the trainer beside it, into a new folder.
     save_run
         Writes what stays the same in a run, when it begins; ``None`` for a resumed run.
+    n_processes
+        Processes of the run that is resumed; ``None`` for a new one.
+
+    Attributes
+    ----------
+    failure
+        Why a checkpoint could not be written, which ends the run; ``None`` if all were.
     """
 
     def __init__(
@@ -140,14 +155,35 @@ class Checkpoints(Callback):
         every: int,
         save_model: Callable[[Path, Trainer], None],
         save_run: Callable[[Trainer], None] | None,
+        n_processes: int | None = None,
     ):
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.n_processes = folder, every, n_processes
         self.save_model, self.save_run = save_model, save_run
+        self.failure: OSError | None = None
+        self._lock = contextlib.ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep other runs from the folder."""
+        if self.n_processes not in (None, trainer.world_size):
+            raise ValueError(
+                f"The run in {str(self.folder)!r} had {self.n_processes} process(es) and would go on with "
+                f"{trainer.world_size}. Give the same `devices` and `strategy` again."
+            )
+        if trainer.is_global_zero:
+            self._lock.enter_context(locked(self.folder, patience=0.0))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other runs use the folder."""
+        self._lock.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let other runs use the folder."""
+        self._lock.close()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what stays the same."""
         self.first = trainer.current_epoch
-        if self.save_run is not None:
+        if self.save_run is not None and trainer.is_global_zero:
             self.save_run(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,15 +191,18 @@ class Checkpoints(Callback):
         epoch = trainer.current_epoch
         if epoch == self.first or epoch % self.every:
             return
-        new, before = self.folder / f"{EPOCH}{epoch}", list_epochs(self.folder)
-        temporary = self.folder / ".writing"
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        temporary.mkdir()
-        self.save_model(temporary, trainer)
-        trainer.save_checkpoint(temporary / TRAINER_FILE)
-        os.replace(temporary, new)
-        for folder in before:
-            shutil.rmtree(folder)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.folder / TRAINER_FILE)  # takes part, and writes nothing
+            return
+        before = list_epochs(self.folder)
+        try:
+            self.save_model(self.folder / f"{EPOCH}{epoch}", trainer)
+            for folder in before:
+                remove_folder(folder)
+        except OSError as error:
+            if trainer.world_size > 1:  # the others wait for this one
+                raise
+            self.failure, trainer.should_stop = error, True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Take back that the next epoch is ready: otherwise Lightning would go on at its end."""
@@ -171,10 +210,66 @@ class Checkpoints(Callback):
             count["ready"] = count["completed"]
 
 
+class TrainerState(CheckpointIO):
+    """Writes the state of a trainer as plain tensors, and gives back one that was read, and checked, before.
+
+    Parameters
+    ----------
+    state
+        What a resumed run goes on from.
+    """
+
+    def __init__(self, state: dict | None = None):
+        self.state = state
+
+    def save_checkpoint(self, checkpoint: dict, path: Path, storage_options: object = None) -> None:
+        """Write the state of a trainer."""
+        write_tensors(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Path, map_location: object = None, weights_only: bool | None = None) -> dict:
+        """The state that was read before: no file is read a second time."""
+        if self.state is None:
+            raise ValueError(f"{str(path)!r} is no checkpoint of RMVE. Go on with a run by `RMVE.resume`.")
+        return self.state
+
+    def remove_checkpoint(self, path: Path) -> None:
+        """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
+
+
+def check_state(state: object, weights: dict[str, torch.Tensor]) -> dict:
+    """The state of a trainer, if it has all its parts and weights of the same network.
+
+    Raises
+    ------
+    ValueError
+        If not, or if another version of PyTorch Lightning wrote it.
+    """
+    kinds = {"epoch": int, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict}
+    kinds |= {"optimizer_states": list, "lr_schedulers": list, "assignment": torch.Tensor, "rng": dict}
+    if not isinstance(state, dict) or any(not isinstance(state.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError("the state of the trainer lacks something")
+    written = state.get("pytorch-lightning_version")
+    if written != lightning.pytorch.__version__:
+        raise ValueError(
+            f"PyTorch Lightning {written} wrote the state of the trainer, and {lightning.pytorch.__version__} is "
+            "installed. A run goes on with the version that it began with"
+        )
+    rng = state["rng"].get("cpu")
+    if not isinstance(rng, torch.Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
+        raise ValueError("the state of the random numbers is none")
+    shapes = {f"module.{name}": tensor.shape for name, tensor in weights.items()}
+    if any(getattr(state["state_dict"].get(name), "shape", None) != shape for name, shape in shapes.items()):
+        raise ValueError("the state of the trainer does not fit the model")
+    return state
+
+
 def list_epochs(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, the last epoch last."""
-    numbers = [path.name.removeprefix(EPOCH) for path in folder.glob(f"{EPOCH}*")]
-    return [folder / f"{EPOCH}{number}" for number in sorted(int(n) for n in numbers if n.isdecimal())]
+    """Checkpoints in a folder, the last epoch last; what only has such a name is none."""
+    found = [
+        path for path in folder.glob(f"{EPOCH}*") if re.fullmatch(r"(0|[1-9][0-9]*)", path.name.removeprefix(EPOCH))
+    ]
+    whole = [path for path in found if (path / JSON_FILE).is_file() and not path.is_symlink()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix(EPOCH)))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.io import write_elem
 
+from rmve.backed import check_matrix
+
 #: Most groups within groups that a file may have.
 MAX_DEPTH = 100
 
@@ -214,10 +216,11 @@ def take_raw_counts(adata: ad.AnnData, name: str) -> None:
     Raises
     ------
     ValueError
-        If there are none, or not of all genes.
+        If there are none, or not of all genes, or their matrix is damaged.
     """
     if adata.raw is None:
         raise ValueError(f"`layer={name!r}`: `adata` has neither a layer of that name nor `adata.raw`.")
+    check_matrix(adata.raw.X, "`adata.raw.X`")
     missing = adata.var_names.difference(adata.raw.var_names)
     if len(missing) or not adata.raw.var_names.is_unique:
         what = f"lacks {len(missing)} of the genes" if len(missing) else "names a gene twice"

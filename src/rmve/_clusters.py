@@ -16,7 +16,7 @@ from torch.utils.data import default_convert
 from rmve import components
 from rmve._cluster_names import name_clusters
 from rmve._find_levels import find_levels
-from rmve._validation import check_clusters, check_positive_int, get_indices
+from rmve._validation import check_clusters, check_positive_int, check_structures, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import MergeTree
@@ -355,6 +355,7 @@ class ClustersMixin:
         if unknown:
             raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
         cells = self.adata if adata is None else adata
+        check_structures(cells)
         missing = labels.index.difference(cells.obs_names)
         if len(missing):
             raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
@@ -371,9 +372,7 @@ class ClustersMixin:
             type(self).setup_anndata(part, **options)
             model = type(self)(part, **kwargs)
             model.train(**({"quiet": True} | train_kwargs))
-            found = model.predict()
-            model.deregister_manager(part)  # scvi-tools would keep the cells for good
-            return found
+            return model.predict()
 
         return divide(labels, chosen, cells, self._setup_arg("layer"), cluster, places)
 

@@ -15,7 +15,7 @@ import scvi
 
 import rmve
 from rmve._callbacks import list_epochs
-from rmve._run import RUN_FILE
+from rmve._run_file import RUN_FILE
 from rmve._serialization import JSON_FILE
 
 #: Beside the checkpoints: the options that a resumed command has to repeat.

@@ -18,6 +18,7 @@ from scvi.data.fields import (
 )
 from scvi.model._utils import parse_device_args, use_distributed_sampler
 from scvi.model.base._de_core import _de_core as compare_groups
+from scvi.train._logger import SimpleLogger
 
 __all__ = [
     "MODEL_NAME_KEY",
@@ -31,6 +32,7 @@ __all__ = [
     "NumericalJointObsField",
     "NumericalObsField",
     "ObsmField",
+    "SimpleLogger",
     "compare_groups",
     "parse_device_args",
     "use_distributed_sampler",

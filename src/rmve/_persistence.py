@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from importlib.metadata import version
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import rich.pretty
+import torch
 from anndata import AnnData, read_h5ad
 from anndata.io import write_h5ad
 from scvi.model.base import ArchesMixin
 
 from rmve import _validation as check
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from rmve._serialization import not_a_model, read_model, write_model
-from rmve.levels import MergeTree
-from rmve.spatial import SpatialMap
+from rmve._document import check_document, check_sizes, check_weights, read_map, read_tree
+from rmve._files import find
+from rmve._held_out import HeldOut
+from rmve._serialization import not_a_model, read_document, read_model, write_model
 
 ADATA_FILE = "adata.h5ad"
 #: Attributes of a model that are saved beside its weights, registry and constructor arguments.
@@ -32,7 +36,7 @@ SAVED = (
     "var_names_",
     "label_names_",
     "n_clusters_wanted_",
-    "held_out_positions_",
+    "held_out_",
     "component_cluster_",
     "cluster_names_",
 )
@@ -110,6 +114,8 @@ class PersistenceMixin:
     ) -> None:
         """Save the model into a folder: ``model.pt`` (tensors) and ``model.json`` (everything else).
 
+        Whatever happens meanwhile, the folder holds the model that was there before or this one.
+
         Parameters
         ----------
         dir_path
@@ -117,7 +123,7 @@ class PersistenceMixin:
         prefix
             Prepended to the file names.
         overwrite
-            Whether to write into an existing folder.
+            Whether to write into an existing folder that is not empty.
         save_anndata
             Whether to write the training data there, too.
         **anndata_write_kwargs
@@ -126,30 +132,30 @@ class PersistenceMixin:
         Raises
         ------
         FileExistsError
-            If the folder exists and ``overwrite`` is not set.
+            If the folder exists, is not empty, and ``overwrite`` is not set.
         ValueError
             If ``save_anndata`` is asked of a model without data.
         """
         folder = check.get_folder("dir_path", dir_path)
         check.check_prefix(prefix)
-        if folder.exists() and not overwrite:
+        if folder.exists() and any(folder.iterdir()) and not overwrite:
             raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
         if save_anndata and self.adata is None:
             raise ValueError("The model has no data to save.")
-        document = self._document()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_model(folder, prefix or "", self.module.state_dict(), document)
+        others = {}
         if save_anndata:
             # the function, for the method would make a file on disk that is written elsewhere the one that is read
-            write_h5ad(folder / f"{prefix or ''}{ADATA_FILE}", self.adata, **anndata_write_kwargs)
+            others[ADATA_FILE] = lambda path: write_h5ad(path, self.adata, **anndata_write_kwargs)
+        write_model(folder, prefix or "", self.module.state_dict(), self._document(), others)
 
     def _document(self, **attributes) -> dict[str, object]:
         """All of a model but its weights; ``attributes`` take the place of the model's own."""
+        values = {name: getattr(self, name) for name in SAVED} | attributes
         return {
             "rmve_version": version("rmve"),
             "init_params": self.init_params_["non_kwargs"],
             "registry": self.registry_,
-            "attributes": {name: getattr(self, name) for name in SAVED} | attributes,
+            "attributes": values | {"held_out_": self.held_out_.to_dict()},
             "merge_tree": None if self.tree_ is None else self.tree_.to_dict(),
             "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
         }
@@ -186,61 +192,66 @@ class PersistenceMixin:
         FileNotFoundError
             If there is no saved model.
         ValueError
-            If the files are not a model of this class, or ``adata`` does not fit it.
+            If the files are not a model of this class, or not as they were saved, or ``adata`` does not fit it.
         """
         where = check.check_device(accelerator, device, single=True)
         check.check_prefix(prefix)
         folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
         try:
-            registry, attributes = document["registry"], {name: document["attributes"][name] for name in SAVED}
-            saved_class, setup_args = registry[MODEL_NAME_KEY], registry[SETUP_ARGS_KEY]
-            init_params, spatial_map = document["init_params"], document["spatial_map"]
-            merge_tree = document["merge_tree"]
-        except (KeyError, TypeError) as error:
+            check_document(
+                document, SAVED, set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
+            )
+            check_sizes(document, state_dict)
+        except ValueError as error:
             raise not_a_model(folder, error) from error
-        unknown = (
-            set(init_params) - set(signature(cls).parameters) if isinstance(init_params, dict) else {"init_params"}
-        )
-        if unknown:
-            raise not_a_model(folder, f"unknown options {sorted(unknown)}")
-        if saved_class != cls.__name__:
-            raise ValueError(f"{str(folder)!r} holds a {saved_class} model. Load it with that class.")
+        registry, init_params, attributes = document["registry"], document["init_params"], document["attributes"]
+        setup_args = registry[SETUP_ARGS_KEY]
+        if registry[MODEL_NAME_KEY] != cls.__name__:
+            raise ValueError(f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class.")
+        try:
+            with torch.device("meta"):  # takes no memory
+                empty = cls(None, registry=copy.deepcopy(registry), **init_params)
+            check_weights(empty.module.state_dict(), state_dict)
+            if len(attributes["component_cluster_"]) != empty.module.n_components:
+                raise ValueError("its clusters do not fit its components")
+            tree = read_tree(document["merge_tree"], empty.module.n_components)
+            spatial_map = read_map(document["spatial_map"], empty.module.n_latent, empty.module.n_components)
+        except Exception as error:
+            raise not_a_model(folder, error) from error
         if adata is None:
-            saved = folder / f"{prefix}{ADATA_FILE}"
-            adata = read_h5ad(saved) if saved.is_file() else None
+            adata = cls._read_saved_data(folder, prefix)
         if adata is False:
             adata = None
         if adata is not None:
             check.check_anndata(adata)
             check.check_genes(adata.var_names, attributes["var_names_"])
+            check.check_finite(adata, setup_args.get("layer"))
             check.check_values(adata, setup_args.get("layer"), init_params.get("gene_likelihood", "nb"))
             cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **setup_args)
-        try:
-            model = cls(adata, registry=registry, **init_params)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # the data was found to be in order
-            raise not_a_model(folder, error) from error
-        for name, value in attributes.items():
-            setattr(model, name, value)
-        if spatial_map is not None:
-            model.spatial_map_ = SpatialMap.from_dict(spatial_map)
-        try:
-            model.module.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise not_a_model(folder, error) from error
-        if merge_tree is not None:
-            try:
-                model.tree_ = MergeTree.from_dict(merge_tree)
-            except ValueError as error:
-                raise not_a_model(folder, error) from error
-            if model.tree_.n_components != model.module.n_components:
-                raise not_a_model(folder, "its merge tree does not fit its components")
-        clusters = model.component_cluster_
-        if len(clusters) != model.module.n_components or set(clusters) != set(range(len(model.cluster_names_))):
-            raise not_a_model(folder, "its clusters do not fit its components")
+        model = cls(adata, registry=registry, **init_params)
+        for name in SAVED:
+            setattr(model, name, attributes[name])
+        model.held_out_ = HeldOut.from_dict(attributes["held_out_"])
+        model.tree_, model.spatial_map_ = tree, spatial_map
+        model.module.load_state_dict(state_dict)
         model.to_device(where)
         model.module.eval()
         return model
+
+    @staticmethod
+    def _read_saved_data(folder: Path, prefix: str) -> AnnData | None:
+        """The data that was saved with a model, if any was."""
+        digest = read_document(folder, prefix)[0].get(ADATA_FILE)
+        if digest is None:
+            return None
+        path = find(folder, f"{prefix}{ADATA_FILE}", digest)
+        if path is None:
+            raise ValueError(
+                f"'{prefix}{ADATA_FILE}' in {str(folder)!r} is missing, or was changed since it was saved with the model. "
+                "Give `adata`, or `adata=False` for the model alone."
+            )
+        return read_h5ad(path)
 
     @staticmethod
     def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict:
@@ -371,6 +382,7 @@ class PersistenceMixin:
             check.check_anndata(adata, allow_view=not inplace)
             if adata.isbacked:
                 raise ValueError("`adata` is on disk, where no genes can be added. Call `adata.to_memory()` first.")
+            check.check_structures(adata)
         return ArchesMixin.prepare_query_anndata(adata, reference_model, return_reference_var_names, inplace)
 
     @staticmethod

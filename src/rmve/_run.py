@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import io
-import json
 import os
-import shutil
-from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-import torch
+import torch.distributed as dist
 from anndata import AnnData
 from lightning.pytorch import Trainer
-from scvi.model.base import UnsupervisedTrainingMixin
-from scvi.train import Trainer as ScviTrainer
+from lightning.pytorch.utilities import rank_zero_only
+from scvi import settings
 
 from rmve import _validation as check
-from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, list_epochs, silence
-from rmve._serialization import JSON_FILE, from_json, not_a_model, to_json, write_model
-from rmve.maths.estimators import ESTIMATORS
-from rmve.schedules import LR_SCHEDULES
-from rmve.training import RMVETrainingPlan, TrainingData
-
-#: What stays the same in a run: its arguments, its split of the cells and its starting point.
-RUN_FILE = "run.pt"
-#: Options of the training plan with few values.
-CHOICES = {"estimator": ESTIMATORS, "lr_schedule": LR_SCHEDULES}
-#: Options of the training plan that lie in [0, 1], and those that are not negative.
-FRACTIONS = ("warmup_fraction", "kl_warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction", "smoothing")
-FRACTIONS += ("momentum", "lr_drop_fraction", "lr_drop")
-STRENGTHS = ("lr", "mixture_lr", "weight_decay", "kl_weight", "warmup_alpha", "potts", "repulsion", "alpha")
-STRENGTHS += ("agreement", "balance", "confidence", "spatial", "dirichlet")
-#: Arguments of a run that a resumed one does not repeat: it takes the split of the cells from the file, and has a
-#: machine and objects of its own.
-NOT_REPEATED = ("train_size", "validation_size", "shuffle_set_split", "accelerator", "devices", "callbacks", "logger")
+from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, TrainerState, check_state, list_epochs, silence
+from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
+from rmve._files import claim, remove_folder, sha256_of
+from rmve._fingerprint import fingerprint
+from rmve._options import check_options
+from rmve._run_file import RUN_FILE, Run, read_run, repeated_options
+from rmve._serialization import JSON_FILE, not_a_model, read_file, read_tensors, write_model
 
 
 class TrainingStopped(RuntimeError):
@@ -51,7 +33,7 @@ class RunMixin:
     """Part of :class:`rmve.RMVE` that trains, stops safely, writes checkpoints and goes on from them."""
 
     def _run(
-        self, fit: dict, quiet: bool, checkpoint_dir: str | os.PathLike | None, checkpoint_every: int, resumed=False
+        self, fit: dict, quiet: bool, folder: Path | None, checkpoint_every: int, resumed: Run | None = None
     ) -> None:
         """Train with scvi-tools, then make clusters, also if the run was stopped.
 
@@ -59,37 +41,80 @@ class RunMixin:
         ----------
         fit
             Arguments of scvi-tools' ``train``.
-        quiet, checkpoint_dir, checkpoint_every
+        quiet, checkpoint_every
             See :meth:`rmve.RMVE.train`.
+        folder
+            Its ``checkpoint_dir``, an existing folder.
         resumed
-            Whether ``fit`` goes on from a checkpoint.
+            The run that ``fit`` goes on with; ``None`` for a new one.
         """
         was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in fit)
         self.tree_ = None  # that of an earlier run is not one of its checkpoints
-        callbacks = [*(fit.get("callbacks") or []), guard]
-        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+        history = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
+        callbacks, checkpoints = [*(fit.get("callbacks") or []), guard], None
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            repeated = fit | {"checkpoint_every": checkpoint_every}
-            save_run = None if resumed else lambda trainer: _write_run(folder, repeated, trainer, self.adata)
-            callbacks.append(Checkpoints(folder, checkpoint_every, self._write_checkpoint, save_run))
+            checkpoints = self._checkpoints(folder, checkpoint_every, fit, history, guard, resumed)
+            callbacks.append(checkpoints)
+        fit = {**fit, "callbacks": callbacks}
+        if fit.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
+            fit["logger"] = SimpleLogger()
         if quiet:
-            fit = {**fit, "enable_progress_bar": False}
+            fit["enable_progress_bar"] = False
         if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
             self.module.train()
         # scvi-tools prints, too
         with silence(quiet), contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
-            super().train(**{**fit, "callbacks": callbacks})
+            super().train(**fit)
+        if isinstance(getattr(self.trainer.logger, "history", None), dict):
+            self.history_ = continued(history, self.trainer.logger.history, guard.first)
         self.is_trained_ = was_trained or guard.failure is None or guard.n_epochs > 0
         if self.is_trained_:
             self._finish(with_positions=fit["plan_kwargs"]["data"].positions is not None)
         if guard.stopped:
             raise _stopped(guard, fit["max_epochs"], self.is_trained_, folder)
-        if folder is not None:
+        if checkpoints is None:
+            return
+        if checkpoints.failure is not None:
+            raise OSError(
+                f"Training stopped in epoch {guard.n_epochs} of {fit['max_epochs']}: a checkpoint could not be written to "
+                f"{str(folder)!r}: {checkpoints.failure}. The model keeps what it has learned. Make room, and go on from "
+                f"the checkpoint before by `RMVE.resume({str(folder)!r}, adata)`."
+            ) from checkpoints.failure
+        if self.trainer.is_global_zero:
             self.save(folder, overwrite=True)
-            (folder / RUN_FILE).unlink()
-            for checkpoint in list_epochs(folder):
-                shutil.rmtree(checkpoint)
+            end_run(folder)
+        if dist.is_initialized():
+            dist.barrier()  # the model is there for all
+
+    def _checkpoints(
+        self, folder: Path, every: int, fit: dict, history: dict, guard: SafeStop, resumed: Run | None
+    ) -> Checkpoints:
+        """What writes the checkpoints of a run, and has the trainer write its state as plain tensors."""
+        digest = None if resumed is None else sha256_of(folder / RUN_FILE)
+
+        def save_run(trainer: Trainer) -> None:
+            nonlocal digest
+            splitter, setup_args = trainer.datamodule, self.registry_[SETUP_ARGS_KEY]
+            options, functions = repeated_options(fit | {"checkpoint_every": every})
+            split = [np.asarray(rows, dtype=int) for rows in (splitter.train_idx, splitter.val_idx, splitter.test_idx)]
+            cells, data = fingerprint(self.adata, setup_args), fit["plan_kwargs"]["data"]
+            digest = Run(options, functions, cells, trainer.world_size, split, data).write(folder)
+
+        def save_model(new: Path, trainer: Trainer) -> None:
+            splitter, logged = trainer.datamodule, getattr(trainer.logger, "history", {})
+            document = self._document(
+                is_trained_=True,
+                history_=continued(history, logged, guard.first),
+                train_indices_=splitter.train_idx,
+                validation_indices_=splitter.val_idx,
+                test_indices_=splitter.test_idx,
+            )
+            others = {TRAINER_FILE: trainer.save_checkpoint}
+            write_model(new, "", self.module.state_dict(), document | {"run": digest}, others)
+
+        if resumed is not None:
+            return Checkpoints(folder, every, save_model, None, resumed.n_processes)
+        return Checkpoints(folder, every, save_model, save_run)
 
     def _finish(self, with_positions: bool) -> None:
         """Merge and number the clusters on the training data, and fit the map to positions that were learned."""
@@ -98,20 +123,6 @@ class RunMixin:
         self._choose_level()
         if with_positions:
             self.fit_spatial_map()
-
-    def _write_checkpoint(self, folder: Path, trainer: Trainer) -> None:
-        """Save the model in the midst of training, as one that can be loaded and used."""
-        new = getattr(trainer.logger, "history", {})
-        history = dict(self.history_) if self.is_trained_ else {}
-        for name, frame in new.items():
-            if name in history:  # numbered on, as scvi-tools does
-                frame = frame.set_axis(range(len(history[name]), len(history[name]) + len(frame)))
-                frame.index.name = history[name].index.name
-                frame = pd.concat([history[name], frame])
-            history[name] = frame
-        split = zip(("train_indices_", "validation_indices_", "test_indices_"), _split(trainer), strict=True)
-        document = self._document(is_trained_=True, history_=history, **dict(split))
-        write_model(folder, "", self.module.state_dict(), document)
 
     @classmethod
     def resume(
@@ -161,44 +172,87 @@ class RunMixin:
         """
         folder = check.get_folder("checkpoint_dir", checkpoint_dir)
         if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
-            return cls.load(folder, adata=adata, accelerator=accelerator)
-        fit, functions, cells, data, split = _read_run(folder)
+            model = cls.load(folder, adata=adata, accelerator=accelerator)
+            end_run(folder)  # of a process that was killed when all was done
+            return model
+        run, digest = read_run(folder, cls._training_plan_cls)
         epochs = list_epochs(folder)
         if not epochs:
             raise FileNotFoundError(
                 f"The run in {str(folder)!r} stopped before its first checkpoint. Start it again with `model.train`."
             )
         check.check_anndata(adata)
-        if cells != _fingerprint(adata):
-            raise ValueError(
-                f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order. Give the same data."
-            )
-        check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs)
-        check.check_trainer_options(trainer_kwargs)
+        check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
         check.check_device(accelerator, devices)
         plan_kwargs = plan_kwargs or {}
-        missing = [name for name in functions if name not in plan_kwargs]
+        missing = [name for name in run.functions if name not in plan_kwargs]
         if missing:
             raise ValueError(
                 f"A checkpoint cannot hold functions: give `plan_kwargs` with {', '.join(map(repr, missing))} again."
             )
-        state = epochs[-1] / TRAINER_FILE
-        try:  # Lightning reads it again: now it is known to hold no code
-            torch.load(state, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise not_a_model(epochs[-1], error) from error
+        options = run.options | trainer_kwargs
+        if run.n_processes > 1 and not use_distributed_sampler(options.get("strategy")):
+            raise ValueError(
+                f"The run in {str(folder)!r} had {run.n_processes} processes. Give `devices` and `strategy` again."
+            )
+        options |= options_of_processes(options.get("strategy"), options["early_stopping"])
+        file, document = read_file(epochs[-1], "", TRAINER_FILE)
+        if document.get("run") != digest:
+            raise not_a_model(folder, f"{RUN_FILE!r} was changed, or is not of the run of {epochs[-1].name!r}")
+        alone = cls.load(epochs[-1], adata=False, accelerator="cpu")
+        try:
+            state = check_state(read_tensors(epochs[-1], TRAINER_FILE, file, "cpu"), alone.module.state_dict())
+            if state["assignment"].shape != run.data.start.shape:
+                raise ValueError("the state of the trainer does not fit the run")
+            if run.data.start.shape != (adata.n_obs, alone.module.n_components):
+                raise ValueError
+        except ValueError as error:
+            if str(error):
+                raise not_a_model(epochs[-1], error) from error
+            same = False
+        else:
+            same = run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])
+        if not same:
+            raise ValueError(
+                f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
+                "Give the same data."
+            )
         model = cls.load(epochs[-1], adata=adata, accelerator=accelerator)
-        every = fit.pop("checkpoint_every")
-        fit |= {
+        every = options.pop("checkpoint_every")
+        fit = options | {
             "accelerator": accelerator,
             "devices": devices,
-            "ckpt_path": str(state),
-            "datasplitter_kwargs": fit["datasplitter_kwargs"] | {"external_indexing": split},
-            "plan_kwargs": fit["plan_kwargs"] | plan_kwargs | {"data": data},
-            **trainer_kwargs,
+            "ckpt_path": str(epochs[-1] / TRAINER_FILE),
+            "plugins": [*_as_list(options.get("plugins")), TrainerState(state)],
+            "datasplitter_kwargs": options["datasplitter_kwargs"] | {"external_indexing": run.split},
+            "plan_kwargs": options["plan_kwargs"] | plan_kwargs | {"data": run.data},
         }
-        model._run(fit, quiet, folder, every, resumed=True)
+        model._run(fit, quiet, folder, every, run)
         return model
+
+
+def continued(before: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame], first: int) -> dict[str, pd.DataFrame]:
+    """The history of a model after further epochs, numbered on; names that appear late keep the number of their epoch.
+
+    Parameters
+    ----------
+    before
+        History until now.
+    new
+        What was logged since, by the epoch of the trainer.
+    first
+        The trainer's first epoch.
+    """
+    start = max((int(frame.index.max()) + 1 for frame in before.values() if len(frame)), default=first)
+    history = dict(before)
+    for name, frame in new.items():
+        frame = frame.set_axis([int(epoch) - first + start for epoch in frame.index])
+        frame.index.name = new[name].index.name
+        if name in before:
+            frame = pd.concat([before[name], frame])
+            frame.index.name = before[name].index.name
+        history[name] = frame
+    return history
 
 
 def _stopped(guard: SafeStop, max_epochs: int, trained: bool, folder: Path | None) -> BaseException:
@@ -222,47 +276,16 @@ def _stopped(guard: SafeStop, max_epochs: int, trained: bool, folder: Path | Non
 # ----------------------------------------------------------------------- files
 
 
-def check_options(plan: type, plan_kwargs: dict | None, trainer_kwargs: dict) -> None:
-    """Raise unless options of the plan and of the trainer exist and have a sensible value, before the work begins.
+def check_no_run(folder: Path) -> None:
+    """Make a folder for a new run.
 
     Raises
     ------
-    TypeError
-        If an option does not exist, or ``plan_kwargs`` is no dictionary.
-    ValueError
-        If a value is out of range.
+    FileExistsError
+        If it holds something that the run would spoil.
+    OSError
+        If it cannot be written to, or another process does.
     """
-    if not isinstance(plan_kwargs, dict | None):
-        raise TypeError(f"`plan_kwargs` must be a dictionary, not {plan_kwargs!r}.")
-    plan_kwargs = plan_kwargs or {}
-    check.check_names("`plan_kwargs`", plan_kwargs, _options_of(plan) - {"self", "module", "data", "kwargs"})
-    for name, value in plan_kwargs.items():
-        if name in CHOICES:
-            check.check_choice(name, value, CHOICES[name])
-        elif name in FRACTIONS:
-            check.check_number(name, value, 0.0, 1.0)
-        elif name in STRENGTHS:
-            check.check_number(name, value)
-        elif name == "view" and value is not None and not callable(value):
-            raise TypeError(f"`view` must be a function of a tensor, not {value!r}.")
-    known = {*signature(ScviTrainer).parameters, *signature(Trainer).parameters, *signature(RunMixin._run).parameters}
-    train = signature(UnsupervisedTrainingMixin.train).parameters
-    check.check_names("`train`", trainer_kwargs, {*known, *train, "ckpt_path"} - {"self", "kwargs", "trainer_kwargs"})
-
-
-def _options_of(plan: type) -> set[str]:
-    """Names that a training plan takes: its own, and its parents' as long as it passes others on to them."""
-    names = set()
-    for owner in plan.__mro__:
-        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
-        names |= {parameter.name for parameter in parameters}
-        if owner is RMVETrainingPlan:
-            break
-    return names
-
-
-def check_no_run(folder: Path) -> None:
-    """Raise if a folder holds something that a new run would spoil."""
     if (folder / JSON_FILE).is_file():
         raise FileExistsError(f"{str(folder)!r} holds a saved model. Choose another folder as `checkpoint_dir`.")
     if list_epochs(folder):
@@ -270,65 +293,42 @@ def check_no_run(folder: Path) -> None:
             f"{str(folder)!r} holds checkpoints of another run. Go on with it by `RMVE.resume({str(folder)!r}, adata)`, "
             "or choose another folder as `checkpoint_dir`."
         )
+    claim(folder)
 
 
-def _fingerprint(adata: AnnData) -> str:
-    """Hash of the cells' names, in their order."""
-    return hashlib.sha256("\n".join(adata.obs_names.astype(str)).encode()).hexdigest()
+def end_run(folder: Path) -> None:
+    """Remove the files of a run that has come to its end; from the first on it cannot be resumed."""
+    (folder / RUN_FILE).unlink(missing_ok=True)
+    for checkpoint in list_epochs(folder):
+        remove_folder(checkpoint)
 
 
-def _split(trainer: Trainer) -> list[np.ndarray]:
-    splitter = trainer.datamodule
-    return [np.asarray(index) for index in (splitter.train_idx, splitter.val_idx, splitter.test_idx)]
+def options_of_processes(strategy: object, early_stopping: bool) -> dict[str, object]:
+    """Options of the trainer for several processes; empty for one.
+
+    Raises
+    ------
+    ValueError
+        If the processes share no seed, or are to stop early.
+    """
+    if not use_distributed_sampler(strategy):
+        return {}
+    if settings.seed is None:
+        raise ValueError(
+            "Training on several devices needs a seed that all processes share: set `scvi.settings.seed = 0` "
+            "before the model is made."
+        )
+    if early_stopping:
+        raise ValueError("`early_stopping` does not work on several devices. Leave it out, or train on one.")
+    return {"use_distributed_sampler": False}  # RMVE's own sampler shares out the cells
 
 
-def _write_run(folder: Path, arguments: dict, trainer: Trainer, adata: AnnData) -> None:
-    """Write what stays the same in a run: arguments that JSON can hold, cells, split, and the plan's data."""
-    plan = dict(arguments["plan_kwargs"])
-    data = plan.pop("data")
-    kept, left_out = {}, [name for name, value in plan.items() if callable(value)]
-    for name, value in arguments.items():
-        if name not in (*NOT_REPEATED, "plan_kwargs"):
-            with contextlib.suppress(TypeError):  # an object of the trainer
-                kept[name] = to_json(value)
-    kept["plan_kwargs"] = to_json({name: value for name, value in plan.items() if name not in left_out})
-    kept["datasplitter_kwargs"] = {
-        name: value for name, value in (kept["datasplitter_kwargs"] or {}).items() if name != "external_indexing"
-    }
-    document = {"rmve_version": version("rmve"), "fit": kept, "functions": left_out, "cells": _fingerprint(adata)}
-    content = {
-        "document": json.dumps(document),
-        "split": [torch.as_tensor(index) for index in _split(trainer)],
-        "data": {field.name: _to_tensors(getattr(data, field.name)) for field in dataclasses.fields(data)},
-    }
-    temporary = folder / f".{RUN_FILE}.tmp"
-    torch.save(content, temporary)
-    os.replace(temporary, folder / RUN_FILE)
+def is_first_process(strategy: object) -> bool:
+    """Whether no other process of a run writes before this one: it is the first one, or there are no others."""
+    return not use_distributed_sampler(strategy) or not rank_zero_only.rank
 
 
-def _read_run(folder: Path) -> tuple[dict, list[str], str, TrainingData, list[np.ndarray]]:
-    """Arguments, names of functions, fingerprint of the cells, the plan's data, and the split of the cells."""
-    path = folder / RUN_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} holds no run of `RMVE.train(checkpoint_dir=...)`.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        document = json.loads(content["document"])
-        data = TrainingData(**{name: _from_tensors(value) for name, value in content["data"].items()})
-        split = [index.numpy() for index in content["split"]]
-        return from_json(document["fit"]), document["functions"], document["cells"], data, split
-    except Exception as error:
-        raise not_a_model(folder, error) from error
-
-
-def _to_tensors(value: np.ndarray | sp.csr_matrix | None) -> object:
-    if sp.issparse(value):
-        return [torch.as_tensor(part) for part in (value.data, value.indices, value.indptr)] + [list(value.shape)]
-    return None if value is None else torch.as_tensor(value)
-
-
-def _from_tensors(value: object) -> np.ndarray | sp.csr_matrix | None:
-    if isinstance(value, list):
-        *parts, shape = value
-        return sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape)
-    return None if value is None else value.numpy()
+def _as_list(plugins: object) -> list:
+    if plugins is None:
+        return []
+    return list(plugins) if isinstance(plugins, list | tuple) else [plugins]

@@ -1,22 +1,29 @@
 """Models on disk as tensors and JSON: reading a file from a stranger executes nothing.
 
-``model.pt`` holds the state dictionary (read by torch with ``weights_only=True``), ``model.json`` everything else.
+``model.pt`` holds the state dictionary (read by torch with ``weights_only=True``), ``model.json`` everything else, and the
+SHA-256 of each file of the model and of its own content: a file that was changed, or that belongs to another model, is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from rmve._files import BEFORE, new_folder, replacing_together, sha256_of
+
 WEIGHTS_FILE = "model.pt"
 JSON_FILE = "model.json"
 _TAG = "__rmve__"
+#: Key of the SHA-256 of the files, and that of the document itself among them.
+_DIGESTS, _DOCUMENT = "sha256", "document"
 
 
 def to_json(value: object) -> object:
@@ -81,28 +88,94 @@ def not_a_model(folder: Path, reason: object) -> ValueError:
     )
 
 
-def write_model(folder: Path, prefix: str, state_dict: dict[str, torch.Tensor], document: dict) -> None:
-    """Write both files of a model, each atomically.
+def write_model(
+    folder: Path,
+    prefix: str,
+    state_dict: dict[str, torch.Tensor],
+    document: dict,
+    others: dict[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Write the files of a model as one: whatever happens, the folder holds the old model or the new one.
 
     Parameters
     ----------
     folder
-        An existing folder.
+        Made if there is none.
     prefix
         Prepended to the file names.
     state_dict
         Tensors only.
     document
         Everything else; see :func:`to_json`.
+    others
+        Names of other files that belong to the model, and what writes each to a path.
     """
-    text = json.dumps(to_json(document), indent=1)
+    document = to_json(document)
+
+    def write_weights(path: Path) -> None:
+        write_tensors(path, {name: tensor.detach().cpu() for name, tensor in state_dict.items()})
+
+    def write(into: Path) -> None:
+        digests = {}
+        for name, writer in {WEIGHTS_FILE: write_weights, **(others or {})}.items():
+            writer(into / f"{prefix}{name}")
+            digests[name] = sha256_of(into / f"{prefix}{name}")
+        text = json.dumps({_DIGESTS: digests | {_DOCUMENT: _digest(document)}, **document}, indent=1)
+        (into / f"{prefix}{JSON_FILE}").write_text(text, encoding="utf-8")
+
+    if not folder.exists() or not any(folder.iterdir()):
+        with new_folder(folder) as into:
+            write(into)
+        return
+    index, wanted = f"{prefix}{JSON_FILE}", {}
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is spoilt and is to be replaced
+        digests = _read_document(folder, index)[0]
+        wanted = {f"{prefix}{name}": digest for name, digest in digests.items() if name != _DOCUMENT}
+    with replacing_together(folder, index, wanted) as into:
+        write(into)
+
+
+def write_tensors(path: Path, content: object) -> None:
+    """Write what ``torch.save`` makes; a full disk is an OSError."""
     buffer = io.BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in state_dict.items()}, buffer)
-    for name, content in ((WEIGHTS_FILE, buffer.getvalue()), (JSON_FILE, text.encode())):
-        path = folder / f"{prefix}{name}"
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def read_tensors(folder: Path, name: str, content: bytes, device: torch.device | str) -> object:
+    """Inverse of :func:`write_tensors`, for plain tensors and containers: nothing in a file is executed."""
+    try:
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # torch's message advises to execute what the file holds
+        raise not_a_model(folder, f"{name!r} is damaged, or holds other things than tensors") from error
+
+
+def read_document(folder: Path, prefix: str = "") -> tuple[dict[str, str], dict]:
+    """SHA-256 of each file of a model, and its document.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If it was changed since it was written, or is none.
+    """
+    return _read_document(folder, f"{prefix}{JSON_FILE}")
+
+
+def read_file(folder: Path, prefix: str, name: str) -> tuple[bytes, dict]:
+    """A file of a model, and the document that it belongs to; both as they were written together."""
+    before = None
+    while True:  # another process may put a new model in place between the two reads
+        digests, document = read_document(folder, prefix)
+        for path in (folder / f"{prefix}{name}", folder / f"{BEFORE}{prefix}{name}"):
+            with contextlib.suppress(FileNotFoundError):
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == digests.get(name):
+                    return content, document
+        if digests == before:
+            raise not_a_model(folder, f"{prefix + name!r} was changed, or belongs to another '{prefix}{JSON_FILE}'")
+        before = digests
 
 
 def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -113,17 +186,34 @@ def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[d
     FileNotFoundError
         If one of the files is missing.
     ValueError
-        If a file is not of this format; nothing in it is executed.
+        If a file is not of this format, or not as it was written; nothing in it is executed.
     """
-    paths = [folder / f"{prefix}{name}" for name in (WEIGHTS_FILE, JSON_FILE)]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{str(folder)!r} holds no saved RMVE model: {path.name!r} is missing.")
+    for name in (WEIGHTS_FILE, JSON_FILE):
+        if not any((folder / f"{before}{prefix}{name}").is_file() for before in ("", BEFORE)):
+            raise FileNotFoundError(f"{str(folder)!r} holds no saved RMVE model: {prefix + name!r} is missing.")
+    content, document = read_file(folder, prefix, WEIGHTS_FILE)
+    state_dict = read_tensors(folder, f"{prefix}{WEIGHTS_FILE}", content, device)
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in state_dict.items()
+    ):
+        raise not_a_model(folder, f"'{prefix}{WEIGHTS_FILE}' has another layout")
+    return state_dict, document
+
+
+def _read_document(folder: Path, name: str) -> tuple[dict[str, str], dict]:
+    text = (folder / name).read_bytes()
     try:
-        document = from_json(json.loads(paths[1].read_text(encoding="utf-8")))
-        state_dict = torch.load(paths[0], map_location=device, weights_only=True)
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"{name!r} has another layout")
+        digests = content.pop(_DIGESTS, None)
+        if not isinstance(digests, dict) or digests.get(_DOCUMENT) != _digest(content):
+            raise ValueError(f"{name!r} was changed since it was written, or is of another version")
+        return digests, from_json(content)
     except Exception as error:
         raise not_a_model(folder, error) from error
-    if not isinstance(document, dict) or not isinstance(state_dict, dict):
-        raise not_a_model(folder, "a file has another layout")
-    return state_dict, document
+
+
+def _digest(document: dict) -> str:
+    """SHA-256 of a document's content, whatever its layout."""
+    return hashlib.sha256(json.dumps(document, separators=(",", ":")).encode()).hexdigest()

@@ -147,7 +147,7 @@ class SetupMixin:
     def _register_new_cells(self, adata: AnnData) -> AnnData:
         """New cells in an object of the model's own, registered like its data; ``adata`` gets no notes of it.
 
-        The object shares the matrices, and lives until the next new cells come.
+        The object shares the matrices, and lives as long as the method that asked for it needs it.
         """
         if adata.is_view:
             adata = adata.to_memory() if adata.isbacked else adata.copy()
@@ -158,9 +158,6 @@ class SetupMixin:
         described = {name: value for name, value in self.registry_.items() if name in DESCRIPTION}
         manager = AnnDataManager(fields=_fields(arguments), setup_method_args=described)
         manager.register_fields(own, self.registry_, allow_missing_labels=True)
-        mine = self._per_instance_manager_store.setdefault(self.id, {})
-        for other in [uuid for uuid, its in mine.items() if its.adata is not self.adata]:
-            del mine[other]
         self._register_manager_for_instance(manager)
         return own
 

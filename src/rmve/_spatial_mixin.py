@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from rmve import _validation as check
 from rmve import spatial
+from rmve._held_out import identify
 from rmve.module import COUNT_LIKELIHOODS
 from rmve.spatial import Quality, SpatialMap
 
@@ -43,7 +44,7 @@ class SpatialMixin:
             the common one.
         scheme
             How the map is judged, if the model did not learn these positions: see :func:`rmve.spatial.cross_validate`.
-            If it did, the tenth of the positions that was held out of training judges it.
+            If it did, the cells whose positions it did not learn judge it: the tenth that was held out of training.
         group_key
             Column of ``adata.obs`` with the groups of ``scheme="groups"``: donors, sections.
 
@@ -54,7 +55,8 @@ class SpatialMixin:
         Raises
         ------
         KeyError, ValueError
-            If there are no usable coordinates, or fewer of them than latent dimensions, plus two.
+            If there are no usable coordinates, or fewer of them than latent dimensions, plus two; or if none of the
+            positions can judge the map, because the model has learned them all.
 
         Warns
         -----
@@ -71,10 +73,9 @@ class SpatialMixin:
         coordinates = check.get_coordinates(adata, spatial_key)
         check.check_n_positions(int(np.isfinite(coordinates).all(1).sum()), self.module.n_latent)
         groups = None if group_key is None else check.require_column(adata, group_key, "group_key").to_numpy()
-        held_out = None
-        if adata is self.adata and spatial_key == registered and len(self.held_out_positions_):
-            held_out = np.zeros(adata.n_obs, dtype=bool)
-            held_out[self.held_out_positions_] = True
+        cells = self._identify(adata)
+        cells[~np.isfinite(coordinates).all(1)] = ""
+        held_out = self.held_out_.judges(adata.obs_names.to_numpy(), cells)
         assignment, latent = self._posterior(adata)
         fitted = SpatialMap.fit(latent, coordinates, assignment, kind, held_out, scheme, groups)
         if not fitted.has_signal_:
@@ -87,6 +88,14 @@ class SpatialMixin:
             )
         self.spatial_map_ = fitted
         return fitted
+
+    def _identify(self, adata: AnnData) -> np.ndarray:
+        """What tells each cell from others, by its name and the positions that the model may have learned."""
+        try:
+            positions = check.get_coordinates(adata, self._setup_arg("spatial_key"))
+        except (KeyError, ValueError):  # none, or too few to have been learned
+            return np.full(adata.n_obs, "", dtype=object)
+        return identify(adata.obs_names.to_numpy(), positions)
 
     def map_to_space(self, adata: AnnData | None = None) -> pd.DataFrame:
         """Predicted coordinates of each cell.

@@ -9,6 +9,7 @@ from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import initialization
+from rmve._held_out import identify
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.labels import partition_from_labels
 from rmve.training import TrainingData
@@ -63,22 +64,28 @@ class StartMixin:
     def _positions(self) -> dict[str, np.ndarray]:
         """Standardised positions and which of them are held out, as :class:`TrainingData` has them.
 
-        A tenth of the cells with a position, chosen once, is never learned from: it judges the map.
+        A tenth of the cells with a position, chosen when the model first meets them, is never learned from: it judges
+        the map.
         """
         spatial_key = self._setup_arg("spatial_key")
         if spatial_key is None or spatial_key not in self.adata.obsm or self.is_query_:
             return {}
         positions = check.get_coordinates(self.adata, spatial_key)
-        known = np.flatnonzero(np.isfinite(positions).all(1))
-        if len(self.held_out_positions_) == 0:
-            n_held_out = max(MIN_HELD_OUT, int(round(HELD_OUT_POSITIONS * len(known))))
-            check.check_n_positions(len(known), self.module.n_latent, n_held_out)
-            self.held_out_positions_ = np.sort(known[torch.randperm(len(known)).numpy()[:n_held_out]])
+        known, names = np.isfinite(positions).all(1), self.adata.obs_names.to_numpy()
+        cells = identify(names, positions)
+        if not len(self.held_out_):
+            check.check_n_positions(int(known.sum()), self.module.n_latent, _n_held_out(int(known.sum())))
             center, scale = positions[known].mean(0), positions[known].std(0)
             self.module.set_space_statistics(torch.as_tensor(center), torch.as_tensor(scale))
+        self.held_out_.judges(names, cells)  # refuses namesakes of held-out cells
+        new = np.flatnonzero(known & self.held_out_.unknown(cells))
+        if len(new):
+            held_out = np.zeros(len(positions), dtype=bool)
+            held_out[new[torch.randperm(len(new)).numpy()[: _n_held_out(len(new))]]] = True
+            of_new = np.isin(np.arange(len(positions)), new)
+            self.held_out_ = self.held_out_.extended(names[of_new], cells[of_new], held_out[of_new])
         center, scale = (t.cpu().numpy() for t in (self.module.space_center, self.module.space_scale))
-        held_out = np.zeros(len(positions), dtype=bool)
-        held_out[self.held_out_positions_] = True
+        held_out = self.held_out_.rows(cells)
         return {"positions": (positions - center) / scale, "held_out": held_out}
 
     def _label_codes(self) -> np.ndarray:
@@ -154,3 +161,8 @@ class StartMixin:
         leading /= np.maximum(leading.std(0), 1e-8)
         moments = initialization.partition_moments(leading, partition, self.module.n_components)
         self.module.mixture.set_components(*(torch.as_tensor(m, dtype=torch.float32) for m in moments))
+
+
+def _n_held_out(n_known: int) -> int:
+    """How many of the cells with a position are kept to judge the map."""
+    return max(MIN_HELD_OUT, int(round(HELD_OUT_POSITIONS * n_known)))

@@ -12,6 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
+from rmve.maths.sparse_structure import check_offsets, check_structure
+
 #: Cells in a run that is read at once, and cells that are in memory at once.
 RUN_LENGTH, CELLS_IN_MEMORY = 256, 32_768
 #: Wanted rows at most this far apart are read in one run.
@@ -40,10 +42,23 @@ def read_rows(x, rows: np.ndarray):
     for run in np.split(rows, breaks):
         if len(run):
             block = x[int(run[0]) : int(run[-1]) + 1]
+            check_structure(block, "The matrix on disk")
             blocks.append(block if len(run) == block.shape[0] else block[run - run[0]])
     if len(blocks) == 1:
         return blocks[0]
     return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def check_matrix(x, name: str) -> None:
+    """Raise ValueError unless a sparse matrix, in memory or on disk, can be read: see :func:`check_structure`.
+
+    On disk, the places of the values are checked with each block that :func:`read_rows` reads.
+    """
+    if isinstance(x, CSRDataset | CSCDataset):
+        n, group = x.shape[0 if isinstance(x, CSRDataset) else 1], x.group
+        check_offsets(group["indptr"][...], n, group["indices"].shape[0], group["data"].shape[0], name)
+    else:
+        check_structure(x, name)
 
 
 def shuffled_runs(indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from anndata import AnnData
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin, BaseModelClass, RNASeqMixin, UnsupervisedTrainingMixin, VAEMixin
 
 from rmve import _validation as check
 from rmve._annotate import AnnotateMixin
 from rmve._clusters import ClustersMixin
-from rmve._compat import use_distributed_sampler
 from rmve._expression_mixin import ExpressionMixin
+from rmve._held_out import HeldOut
+from rmve._managers import ManagersMixin
+from rmve._options import check_limits, check_options, check_split_of_rows
 from rmve._persistence import PersistenceMixin
-from rmve._run import RunMixin, check_no_run, check_options
+from rmve._run import RunMixin, check_no_run, is_first_process, options_of_processes
 from rmve._setup import SetupMixin
 from rmve._spatial_mixin import SpatialMixin
 from rmve._stability_mixin import StabilityMixin
@@ -33,6 +36,7 @@ from rmve.training import RMVETrainingPlan
 
 
 class RMVE(
+    ManagersMixin,
     PersistenceMixin,
     SetupMixin,
     AnnotateMixin,
@@ -177,7 +181,7 @@ class RMVE(
         self.starting_partition_ = None
         self.tree_ = None
         self.spatial_map_ = None
-        self.held_out_positions_ = np.zeros(0, dtype=int)
+        self.held_out_ = HeldOut()
         self.is_query_ = False
         self._model_summary_string = (
             f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
@@ -261,43 +265,39 @@ class RMVE(
         if self.adata.n_obs < 2:
             raise ValueError("Training needs at least two cells; `adata` has one.")
         self._check_unchanged()
+        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
+        check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping)
+        if "split" in (plan_kwargs or {}):
+            check.check_choice("split", plan_kwargs["split"], ("auto", *SPLITS[self.gene_likelihood]))
+        check.check_device(accelerator, devices)
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("checkpoint_every", checkpoint_every)
         if batch_size is None:
             batch_size = default_batch_size(self.adata.n_obs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
-        check.check_trainer_options(trainer_kwargs)
         if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
             raise ValueError(
                 "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
                 "`early_stopping=True`, or `checkpoint_dir`."
             )
-        if checkpoint_dir is not None:
-            check_no_run(check.get_folder("checkpoint_dir", checkpoint_dir))
+        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir)
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
             start = check.check_start(start, self.adata.n_obs)
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
-        if use_distributed_sampler(trainer_kwargs.get("strategy")):
-            if settings.seed is None:
-                raise ValueError(
-                    "Training on several devices needs a seed that all processes share: set `scvi.settings.seed = 0` "
-                    "before the model is made."
-                )
-            trainer_kwargs["use_distributed_sampler"] = False  # RMVE's own sampler shares out the cells
+        trainer_kwargs |= options_of_processes(trainer_kwargs.get("strategy"), early_stopping)
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
-        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
-        check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs)
-        if "split" in (plan_kwargs or {}):
-            check.check_choice("split", plan_kwargs["split"], ("auto", *SPLITS[self.gene_likelihood]))
-        check.check_splitter_options(datasplitter_kwargs)
-        check.check_device(accelerator, devices)
+        indexing = (datasplitter_kwargs or {}).get("external_indexing")
+        check_split_of_rows(indexing, self.adata.n_obs)
+        check_limits(trainer_kwargs, math.ceil(self.adata.n_obs * (train_size or 0.9) / batch_size))
         self._warn_of_fixed_embedding()
-        if train_size is None and not early_stopping and not (datasplitter_kwargs or {}).get("external_indexing"):
+        if train_size is None and not early_stopping and not indexing:
             train_size = 1.0 - (validation_size or 0.0)
+        if folder is not None and is_first_process(trainer_kwargs.get("strategy")):
+            check_no_run(folder)
         defaults = {"estimator": self.estimator}
         if self.label_names_ and self.n_clusters_wanted_ is None and (self._label_codes() < 0).any():
             defaults |= FROM_LABELS
@@ -332,7 +332,7 @@ class RMVE(
             "plan_kwargs": {**defaults, **plan_kwargs, "data": data},
             **trainer_kwargs,
         }
-        self._run(fit, quiet, checkpoint_dir, checkpoint_every)
+        self._run(fit, quiet, folder, checkpoint_every)
 
     # ------------------------------------------------------- scvi-tools' methods
 

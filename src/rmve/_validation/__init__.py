@@ -26,10 +26,17 @@ from rmve._validation.columns import (
     get_keys,
     require_column,
 )
-from rmve._validation.data import check_anndata, check_finite, check_genes, check_values, get_matrix
+from rmve._validation.data import (
+    check_anndata,
+    check_finite,
+    check_genes,
+    check_structures,
+    check_values,
+    get_matrix,
+)
+from rmve._validation.device import check_device
 from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_units
 from rmve._validation.results import check_key_added, foreign_names
-from rmve._validation.trainer import check_device, check_splitter_options, check_trainer_options
 
 __all__ = [
     "check_anndata",
@@ -52,10 +59,9 @@ __all__ = [
     "check_prefix",
     "check_same_type",
     "check_split",
-    "check_splitter_options",
     "check_start",
     "check_string",
-    "check_trainer_options",
+    "check_structures",
     "check_training_options",
     "check_values",
     "find_graph",

@@ -8,9 +8,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata.abc import CSCDataset
+from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
+from rmve.backed import check_matrix
 from rmve.initialization import row_sums, stored_chunks
 
 #: Packages whose matrices stay on disk and are read by rows.
@@ -38,6 +39,8 @@ def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
     for name in ("obs", "var"):
         if not isinstance(getattr(adata, name), pd.DataFrame):
             raise TypeError(f"`adata.{name}` is not in memory. Read it with `adata = adata.to_memory()`.")
+    if adata.is_view and allow_view:
+        check_structures(adata)
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(f"`adata` is empty: {adata.n_obs} cells x {adata.n_vars} genes.")
     if adata.is_view and not allow_view:
@@ -45,6 +48,22 @@ def check_anndata(adata: ad.AnnData, allow_view: bool = False) -> None:
         raise ValueError(f"`adata` is a view of another AnnData. Make it independent with `adata = adata.{copy}()`.")
     if not adata.var_names.is_unique:
         raise ValueError("`adata.var_names` has duplicates. Call `adata.var_names_make_unique()` first.")
+
+
+def check_structures(adata: ad.AnnData) -> None:
+    """Raise ValueError unless all matrices can be subset, those on disk included: an AnnData is, as a whole.
+
+    Of a view, that is all that it is a view of.
+    """
+    adata = adata._adata_ref if adata.is_view else adata
+    matrices = {"`adata.X`": adata.X, "`adata.raw.X`": None if adata.raw is None else adata.raw.X}
+    for part in ("layers", "obsp", "varp", "obsm", "varm"):
+        matrices |= {f"`adata.{part}[{key!r}]`": x for key, x in getattr(adata, part).items()}
+    for name, x in matrices.items():
+        check_matrix(x, name)
+        if isinstance(x, CSRDataset):
+            for _ in stored_chunks(x):  # each block is checked when it is read
+                pass
 
 
 def get_matrix(adata: ad.AnnData, layer: str | None):
@@ -55,17 +74,20 @@ def get_matrix(adata: ad.AnnData, layer: str | None):
     KeyError
         If there is no such layer.
     ValueError
-        If ``layer`` is None and ``adata.X`` is missing.
+        If ``layer`` is None and ``adata.X`` is missing, or its sparse matrix points outside of itself.
     """
     if layer is None:
         if adata.X is None:
             raise ValueError("`adata.X` is None. Give the `layer` that holds the data.")
-        return adata.X
-    if layer not in adata.layers:
+        x = adata.X
+    elif layer in adata.layers:
+        x = adata.layers[layer]
+    else:
         raise KeyError(
             f"`layer={layer!r}` is not in `adata.layers`. Its layers: {shorten(list(adata.layers)) or 'none'}."
         )
-    return adata.layers[layer]
+    check_matrix(x, _where(layer))
+    return x
 
 
 def _values(x):
@@ -150,12 +172,12 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
 
 def _where_counts_are(adata: ad.AnnData, layer: str | None) -> str:
     """Advice on the counts: the layers that hold some, ``adata.raw``, or ``X``."""
-    layers = [name for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name])]
+    layers = [name for name in adata.layers if name != layer and _looks_like_counts(adata.layers[name], _where(name))]
     if layers:
         return f"Give the layer with the counts to `setup_anndata`, here `layer={layers[0]!r}`"
-    if layer is not None and adata.X is not None and _looks_like_counts(adata.X):
+    if layer is not None and adata.X is not None and _looks_like_counts(adata.X, _where(None)):
         return "`adata.X` holds counts: leave out `layer`"
-    if adata.raw is not None and _looks_like_counts(adata.raw.X):
+    if adata.raw is not None and _looks_like_counts(adata.raw.X, "`adata.raw.X`"):
         missing = len(adata.var_names.difference(adata.raw.var_names))
         if missing:
             return f"`adata.raw` holds counts, but lacks {missing} of the genes in `adata.var_names`: leave these out first"
@@ -166,7 +188,8 @@ def _where_counts_are(adata: ad.AnnData, layer: str | None) -> str:
     return "There are none in `adata`: neither another layer nor `adata.raw` holds counts. Read them from the original file"
 
 
-def _looks_like_counts(x) -> bool:
+def _looks_like_counts(x, name: str) -> bool:
+    check_matrix(x, name)
     block = next(stored_chunks(x, np.arange(min(PEEK, x.shape[0]))))
     values = block.data if sp.issparse(block) else np.asarray(block)
     return (

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rmve._validation.arguments import shorten
+from rmve.backed import check_matrix
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
 MIXED_UNITS = 10.0
@@ -30,7 +31,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
     KeyError
         If there is none of that name.
     ValueError
-        If it holds distances, has negative or non-finite weights, or no edges.
+        If it holds distances, has negative or non-finite weights, or no edges, or points to cells that do not exist.
     """
     key = neighbors_key
     if key not in adata.obsp:
@@ -52,6 +53,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
     graph = adata.obsp[key]
     if not isinstance(graph, np.ndarray) and not sp.issparse(graph):
         raise TypeError(f"`adata.obsp[{key!r}]` must be a NumPy array or a SciPy matrix, not {type(graph).__name__}.")
+    check_matrix(graph, f"`adata.obsp[{key!r}]`")
     values = graph.data if sp.issparse(graph) else np.asarray(graph)
     if values.size == 0 or not np.isfinite(values).all() or values.min() < 0 or values.max() == 0:
         raise ValueError(f"`adata.obsp[{key!r}]` must have finite, non-negative weights and at least one edge.")
