@@ -74,6 +74,7 @@ def _sample_of_cells(model: RMVE, max_cells: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
 
+@torch.inference_mode()
 def joint_on_training_data(model: RMVE, n_molecules: int = N_MOLECULES) -> np.ndarray:
     """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits.
 
