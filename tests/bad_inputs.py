@@ -386,7 +386,7 @@ for name, wrong in (
     train(f"`{name}={wrong!r}`", ValueError, f"`{name}", **{name: wrong})
 train("`callbacks=3`", TypeError, "`callbacks`", callbacks=3)
 train("`callbacks=[3]`", TypeError, "`callbacks`", callbacks=[3])
-train("`ckpt_path` that does not exist", FileNotFoundError, "`ckpt_path", ckpt_path="/nonexistent")
+train("`ckpt_path`, whatever it names", ValueError, "`ckpt_path", ckpt_path="/nonexistent")
 train("`datasplitter_kwargs={'nonsense': 3}`", TypeError, "nonsense", datasplitter_kwargs={"nonsense": 3})
 train("`datasplitter_kwargs={'shuffle': 3}`", TypeError, "shuffle", datasplitter_kwargs={"shuffle": 3})
 train("`datasplitter_kwargs=3`", TypeError, "`datasplitter_kwargs`", datasplitter_kwargs=3)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from inspect import signature
-from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback
@@ -185,8 +184,6 @@ def check_options(
         If an option does not exist or is of the wrong kind.
     ValueError
         If a value is out of range, or RMVE cannot honour an option.
-    FileNotFoundError
-        If ``ckpt_path`` does not exist.
     """
     for name, value in (("plan_kwargs", plan_kwargs), ("datasplitter_kwargs", datasplitter_kwargs)):
         if not isinstance(value, dict | None):
@@ -199,8 +196,6 @@ def check_options(
         ("`datasplitter_kwargs`", datasplitter_kwargs or {}, SPLITTER),
     ):
         for name, value in given.items():
-            if name == "ckpt_path" and isinstance(value, str | os.PathLike) and not Path(value).exists():
-                raise FileNotFoundError(f"`ckpt_path={str(value)!r}` does not exist.")
             if known is not SPLITTER and name in REFUSED:
                 raise ValueError(f"`{name}={value!r}` is not supported. {REFUSED[name]}.")
         check.check_names(what, given, known)
