@@ -97,7 +97,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("options", REFUSED, ids=str)
+@pytest.mark.parametrize("options", REFUSED, ids=lambda options: "-".join(options))
 def test_refused_before_the_preparation(untrained, options):
     """The error is RMVE's own and names the option, or what it belongs to."""
     with pytest.raises((TypeError, ValueError)) as caught:
