@@ -55,6 +55,8 @@ class RunMixin:
             checkpoints = self._checkpoints(folder, checkpoint_every, fit, history, guard, resumed)
             callbacks.append(checkpoints)
         fit = {**fit, "callbacks": callbacks}
+        if folder is not None and resumed is None:  # a resumed run has one, with the state to go on from
+            fit["plugins"] = [*_as_list(fit.get("plugins")), TrainerState()]
         if fit.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
             fit["logger"] = SimpleLogger()
         if quiet:
@@ -88,7 +90,7 @@ class RunMixin:
     def _checkpoints(
         self, folder: Path, every: int, fit: dict, history: dict, guard: SafeStop, resumed: Run | None
     ) -> Checkpoints:
-        """What writes the checkpoints of a run, and has the trainer write its state as plain tensors."""
+        """What writes the checkpoints of a run."""
         digest = None if resumed is None else sha256_of(folder / RUN_FILE)
 
         def save_run(trainer: Trainer) -> None:
