@@ -340,6 +340,8 @@ class RMVETrainingPlan(TrainingPlan):
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and its parts, the number of components in use and how far apart they are."""
+        if not self.epoch_cells:  # stopped before the first mini-batch
+            return
         means = {f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()}
         self.log("train_loss", means.pop("loss_train"), prog_bar=True, sync_dist=self.use_sync_dist)
         # names and meaning as in scvi-tools' models
