@@ -77,8 +77,9 @@ class RunMixin:
             return
         if checkpoints.failure is not None:
             raise OSError(
-                f"Training stopped: a checkpoint could not be written to {str(folder)!r}: {checkpoints.failure}. The model keeps what it has learned. Make room, and go on from "
-                f"the checkpoint before by `RMVE.resume({str(folder)!r}, adata)`."
+                f"Training stopped: a checkpoint could not be written to {str(folder)!r}: {checkpoints.failure}. The model "
+                "keeps what it has learned. Make room, and go on from the checkpoint before by "
+                f"`RMVE.resume({str(folder)!r}, adata)`."
             ) from checkpoints.failure
         if self.trainer.is_global_zero:
             self.save(folder, overwrite=True)
