@@ -56,6 +56,8 @@ class RunMixin:
             checkpoints = self._checkpoints(folder, checkpoint_every, fit, history, guard, resumed)
             callbacks.append(checkpoints)
         fit = {**fit, "callbacks": callbacks}
+        if folder is not None and resumed is None:  # a resumed run has one, with the state to go on from
+            fit["plugins"] = [*_as_list(fit.get("plugins")), TrainerState()]
         if fit.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
             fit["logger"] = SimpleLogger()
         if quiet:
@@ -76,9 +78,9 @@ class RunMixin:
             return
         if checkpoints.failure is not None:
             raise OSError(
-                f"Training stopped in epoch {guard.n_epochs} of {fit['max_epochs']}: a checkpoint could not be written to "
-                f"{str(folder)!r}: {checkpoints.failure}. The model keeps what it has learned. Make room, and go on from "
-                f"the checkpoint before by `RMVE.resume({str(folder)!r}, adata)`."
+                f"Training stopped: a checkpoint could not be written to {str(folder)!r}: {checkpoints.failure}. The model "
+                "keeps what it has learned. Make room, and go on from the checkpoint before by "
+                f"`RMVE.resume({str(folder)!r}, adata)`."
             ) from checkpoints.failure
         if self.trainer.is_global_zero:
             self.save(folder, overwrite=True)
@@ -89,7 +91,7 @@ class RunMixin:
     def _checkpoints(
         self, folder: Path, every: int, fit: dict, history: dict, guard: SafeStop, resumed: Run | None
     ) -> Checkpoints:
-        """What writes the checkpoints of a run, and has the trainer write its state as plain tensors."""
+        """What writes the checkpoints of a run."""
         digest = None if resumed is None else sha256_of(folder / RUN_FILE)
 
         def save_run(trainer: Trainer) -> None:
