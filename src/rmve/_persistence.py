@@ -264,9 +264,10 @@ class PersistenceMixin:
         check.check_prefix(prefix)
         folder = check.get_folder("dir_path", dir_path)
         _, document = read_model(folder, prefix or "", "cpu")
-        if not isinstance(document.get("registry"), dict):
+        registry = document.get("registry")
+        if not isinstance(registry, dict) or not {MODEL_NAME_KEY, SETUP_ARGS_KEY} <= registry.keys():
             raise not_a_model(folder, "it has no registry")
-        return document["registry"]
+        return registry
 
     @classmethod
     def view_setup_args(cls, dir_path: str | os.PathLike, prefix: str | None = None) -> None:

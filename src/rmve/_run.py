@@ -202,19 +202,15 @@ class RunMixin:
         if document.get("run") != digest:
             raise not_a_model(folder, f"{RUN_FILE!r} was changed, or is not of the run of {epochs[-1].name!r}")
         alone = cls.load(epochs[-1], adata=False, accelerator="cpu")
+        state = read_tensors(epochs[-1], TRAINER_FILE, file, "cpu")
         try:
-            state = check_state(read_tensors(epochs[-1], TRAINER_FILE, file, "cpu"), alone.module.state_dict())
-            if state["assignment"].shape != run.data.start.shape:
-                raise ValueError("the state of the trainer does not fit the run")
-            if run.data.start.shape != (adata.n_obs, alone.module.n_components):
-                raise ValueError
+            check_state(state, alone.module.state_dict())
+            if {state["assignment"].shape[1:], run.data.start.shape[1:]} != {(alone.module.n_components,)}:
+                raise ValueError("the run has another number of components than the model")
         except ValueError as error:
-            if str(error):
-                raise not_a_model(epochs[-1], error) from error
-            same = False
-        else:
-            same = run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])
-        if not same:
+            raise not_a_model(epochs[-1], error) from error
+        same = len(run.data.start) == len(state["assignment"]) == adata.n_obs
+        if not (same and run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])):
             raise ValueError(
                 f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
                 "Give the same data."
