@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainingPlan
 
@@ -21,6 +24,15 @@ def test_all_imports_are_listed():
     """``__all__`` lists all that the module imports, so that the test above sees it."""
     imported = {name for name in vars(_compat) if not name.startswith("__")}
     assert imported == set(_compat.__all__)
+
+
+def test_least_version_of_torch():
+    """Older versions can be made to execute code, or to write outside of memory, by a file of weights."""
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    requirements = map(Requirement, tomllib.loads(path.read_text())["project"]["dependencies"])
+    (torch,) = (requirement for requirement in requirements if requirement.name == "torch")
+    assert not any(torch.specifier.contains(version) for version in ("2.5.1", "2.6.0", "2.9.1"))
+    assert torch.specifier.contains("2.10.0")
 
 
 def test_registry_keys():

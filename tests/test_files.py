@@ -15,7 +15,7 @@ import torch
 
 from rmve import _files
 from rmve._files import claim, locked, new_folder, remove_folder, replacing
-from rmve._serialization import read_model, write_model
+from rmve._serialization import read_document, read_model, write_model
 
 #: What Python tells of before it changes files.
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "tempfile.mkdtemp"}
@@ -39,9 +39,7 @@ def read(folder: Path) -> int:
 
 
 def digest_of(folder: Path, name: str) -> str:
-    from rmve._serialization import read_document
-
-    return read_document(folder)[0][name]
+    return read_document(folder)["sha256"][name]
 
 
 def in_a_child(act: Callable[[], None]) -> int:
@@ -216,6 +214,16 @@ def test_links_are_replaced_and_not_followed(tmp_path):
     with replacing(folder / "model.json") as path:
         path.write_text("x")
     assert victim.read_text() == "intact"
+
+
+def test_a_folder_behind_a_link(tmp_path):
+    """An existing folder is written into, also if the path to it is a link."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for number in (1, 2):
+        write(tmp_path / "link", number)
+        assert read(tmp_path / "real") == number
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_replacing(tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from lightning.pytorch.callbacks import Callback
 
 from rmve import RMVE
 from rmve._callbacks import TRAINER_FILE, list_epochs
+from rmve._files import locked
+from rmve._serialization import write_tensors
 
 SIZES = {"n_components": 3, "n_latent": 4, "n_hidden": 16, "n_layers": 1}
 QUICK = {"max_epochs": 6, "batch_size": 64, "enable_progress_bar": False}
@@ -252,6 +256,69 @@ def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name):
     with pytest.raises(ValueError, match="does not hold a model saved"):
         RMVE.resume(stopped, cells)
     assert not target.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written(untrained, cells, tmp_path, monkeypatch):
+    """The run ends, the model keeps what it has learned, and goes on from the checkpoint before once there is room."""
+    written = []
+
+    def write(path, content):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_tensors(path, content)
+
+    with monkeypatch.context() as context:
+        context.setattr("rmve._callbacks.write_tensors", write)
+        with pytest.raises(OSError, match="a checkpoint could not be written.*No space left.*RMVE.resume"):
+            untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
+    assert untrained.is_trained
+    assert len(untrained.predict()) == 240
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.pt", "epoch_1"}
+    assert len(RMVE.resume(tmp_path / "run", cells.copy(), quiet=True).history["train_loss"]) == 6
+
+
+def test_nothing_is_written_elsewhere(untrained, tmp_path, monkeypatch):
+    """Neither in the folder of temporary files nor where the process is."""
+    for name in ("elsewhere", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path / "here")
+    seen = []
+
+    def look(plan):
+        seen.append([path.name for path in (tmp_path / "elsewhere").iterdir()])
+
+    untrained.train(checkpoint_dir=tmp_path / "run", callbacks=[At(9, look)], **QUICK)
+    assert seen == [[]]
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_one_run_in_a_folder(untrained, tmp_path, monkeypatch):
+    """A folder that another run writes into is refused before the preparation; so is one that cannot be made."""
+    monkeypatch.setattr(RMVE, "_training_data", None)
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"), pytest.raises(BlockingIOError, match="Another process is writing into"):
+        untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        untrained.train(checkpoint_dir=tmp_path / "file" / "run", **QUICK)
+
+
+def test_one_resumed_run_in_a_folder(stopped, cells):
+    """The same for a run that goes on."""
+    with locked(stopped), pytest.raises(BlockingIOError, match="Another process is writing into"):
+        RMVE.resume(stopped, cells, quiet=True)
+
+
+def test_killed_when_all_was_done(stopped, untrained, cells):
+    """A checkpoint that is left beside the model of a finished run is cleared away."""
+    (stopped / "run.pt").unlink()
+    untrained.train(**QUICK)
+    untrained.save(stopped, overwrite=True)
+    assert list_epochs(stopped)
+    assert RMVE.resume(stopped, cells.copy()).is_trained
+    assert {path.name for path in stopped.iterdir()} == {"model.pt", "model.json"}
 
 
 # ------------------------------------------------------------------- stopping

@@ -15,10 +15,11 @@ from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
 from rmve import RMVE
 from rmve._keys import INDEX_KEY, TARGET_KEY
+from rmve.maths.regularization import halve_counts
 from rmve.module import RMVEModule
 from rmve.objective import Objective
 from rmve.schedules import ramp
-from rmve.training import RMVETrainingPlan, TrainingData, _thin
+from rmve.training import RMVETrainingPlan, TrainingData
 
 N, G, K = 10, 6, 3
 ROWS = np.array([0, 3, 4, 9])
@@ -326,7 +327,7 @@ def test_means_of_an_epoch(cells):
 def test_agreement_by_default_thins_counts(make_plan, step):
     """For counts the second view has at most the counts of the first and no empty cell."""
     x = torch.tensor([[1.0, 0.0, 0.0], [100.0, 40.0, 0.0]]).repeat(50, 1)
-    thinned = _thin(x)
+    thinned = halve_counts(x)
     assert (thinned <= x).all()
     assert (thinned.sum(-1) > 0).all()
     assert thinned[1::2, 0].mean() == pytest.approx(50, abs=5)

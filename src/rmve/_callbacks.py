@@ -236,13 +236,10 @@ class TrainerState(CheckpointIO):
         """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
 
 
-def check_state(state: object, weights: dict[str, torch.Tensor]) -> dict:
-    """The state of a trainer, if it has all its parts and weights of the same network.
+def check_state(state: object, weights: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless the state of a trainer has all its parts, and weights of a network's names and shapes.
 
-    Raises
-    ------
-    ValueError
-        If not, or if another version of PyTorch Lightning wrote it.
+    Another version of PyTorch Lightning writes another state, so that is refused, too.
     """
     kinds = {"epoch": int, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict}
     kinds |= {"optimizer_states": list, "lr_schedulers": list, "assignment": torch.Tensor, "rng": dict}
@@ -260,7 +257,6 @@ def check_state(state: object, weights: dict[str, torch.Tensor]) -> dict:
     shapes = {f"module.{name}": tensor.shape for name, tensor in weights.items()}
     if any(getattr(state["state_dict"].get(name), "shape", None) != shape for name, shape in shapes.items()):
         raise ValueError("the state of the trainer does not fit the model")
-    return state
 
 
 def list_epochs(folder: Path) -> list[Path]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import scvi
 
 import rmve
 from rmve._callbacks import list_epochs
+from rmve._files import claim, replacing
 from rmve._run_file import RUN_FILE
 from rmve._serialization import JSON_FILE
 
@@ -89,8 +87,14 @@ def holds_run(folder: Path, options: dict[str, object], resume: bool) -> bool:
 
 
 def begin_run(folder: Path, options: dict[str, object]) -> None:
-    """Note the options of a run that begins, in place of one that was killed before its first checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Note the options of a run that begins, in place of one that was killed before its first checkpoint.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to, or another process does.
+    """
+    claim(folder)
     (folder / RUN_FILE).unlink(missing_ok=True)
     with replacing(folder / COMMAND_FILE) as temporary:
         temporary.write_text(json.dumps(options, indent=1), encoding="utf-8")
@@ -102,12 +106,3 @@ def check_output(path: Path, force: bool) -> None:
         raise FileExistsError(f"{path} exists. Overwrite it with --force.")
     if not os.access(path.parent, os.W_OK):
         raise OSError(f"{path.name} cannot be written to the folder {path.parent}: it is missing or read-only.")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when all is written."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)

@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write files into, which is called ``path``, where there is none or an empty one, when all are written."""
+    """A folder to write files into, which is called ``path``, where there is none, when all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _private_folder(path.parent) as folder:
         temporary = folder / path.name

@@ -20,9 +20,9 @@ from scvi.model.base import ArchesMixin
 from rmve import _validation as check
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._document import check_document, check_sizes, check_weights, read_map, read_tree
-from rmve._files import find
+from rmve._files import PRIVATE, find
 from rmve._held_out import HeldOut
-from rmve._serialization import not_a_model, read_document, read_model, write_model
+from rmve._serialization import DIGESTS, not_a_model, read_model, write_model
 
 ADATA_FILE = "adata.h5ad"
 #: Attributes of a model that are saved beside its weights, registry and constructor arguments.
@@ -138,7 +138,7 @@ class PersistenceMixin:
         """
         folder = check.get_folder("dir_path", dir_path)
         check.check_prefix(prefix)
-        if folder.exists() and any(folder.iterdir()) and not overwrite:
+        if not overwrite and folder.exists() and any(not path.name.startswith(PRIVATE) for path in folder.iterdir()):
             raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
         if save_anndata and self.adata is None:
             raise ValueError("The model has no data to save.")
@@ -220,7 +220,7 @@ class PersistenceMixin:
         except Exception as error:
             raise not_a_model(folder, error) from error
         if adata is None:
-            adata = cls._read_saved_data(folder, prefix)
+            adata = cls._read_saved_data(folder, prefix, document[DIGESTS].get(ADATA_FILE))
         if adata is False:
             adata = None
         if adata is not None:
@@ -240,9 +240,8 @@ class PersistenceMixin:
         return model
 
     @staticmethod
-    def _read_saved_data(folder: Path, prefix: str) -> AnnData | None:
-        """The data that was saved with a model, if any was."""
-        digest = read_document(folder, prefix)[0].get(ADATA_FILE)
+    def _read_saved_data(folder: Path, prefix: str, digest: str | None) -> AnnData | None:
+        """The data that was saved with a model, if any was; ``digest`` is its SHA-256."""
         if digest is None:
             return None
         path = find(folder, f"{prefix}{ADATA_FILE}", digest)
@@ -265,9 +264,10 @@ class PersistenceMixin:
         check.check_prefix(prefix)
         folder = check.get_folder("dir_path", dir_path)
         _, document = read_model(folder, prefix or "", "cpu")
-        if not isinstance(document.get("registry"), dict):
+        registry = document.get("registry")
+        if not isinstance(registry, dict) or not {MODEL_NAME_KEY, SETUP_ARGS_KEY} <= registry.keys():
             raise not_a_model(folder, "it has no registry")
-        return document["registry"]
+        return registry
 
     @classmethod
     def view_setup_args(cls, dir_path: str | os.PathLike, prefix: str | None = None) -> None:

@@ -56,6 +56,8 @@ class RunMixin:
             checkpoints = self._checkpoints(folder, checkpoint_every, fit, history, guard, resumed)
             callbacks.append(checkpoints)
         fit = {**fit, "callbacks": callbacks}
+        if folder is not None and resumed is None:  # a resumed run has one, with the state to go on from
+            fit["plugins"] = [*_as_list(fit.get("plugins")), TrainerState()]
         if fit.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
             fit["logger"] = SimpleLogger()
         if quiet:
@@ -76,9 +78,9 @@ class RunMixin:
             return
         if checkpoints.failure is not None:
             raise OSError(
-                f"Training stopped in epoch {guard.n_epochs} of {fit['max_epochs']}: a checkpoint could not be written to "
-                f"{str(folder)!r}: {checkpoints.failure}. The model keeps what it has learned. Make room, and go on from "
-                f"the checkpoint before by `RMVE.resume({str(folder)!r}, adata)`."
+                f"Training stopped: a checkpoint could not be written to {str(folder)!r}: {checkpoints.failure}. The model "
+                "keeps what it has learned. Make room, and go on from the checkpoint before by "
+                f"`RMVE.resume({str(folder)!r}, adata)`."
             ) from checkpoints.failure
         if self.trainer.is_global_zero:
             self.save(folder, overwrite=True)
@@ -89,7 +91,7 @@ class RunMixin:
     def _checkpoints(
         self, folder: Path, every: int, fit: dict, history: dict, guard: SafeStop, resumed: Run | None
     ) -> Checkpoints:
-        """What writes the checkpoints of a run, and has the trainer write its state as plain tensors."""
+        """What writes the checkpoints of a run."""
         digest = None if resumed is None else sha256_of(folder / RUN_FILE)
 
         def save_run(trainer: Trainer) -> None:
@@ -200,19 +202,15 @@ class RunMixin:
         if document.get("run") != digest:
             raise not_a_model(folder, f"{RUN_FILE!r} was changed, or is not of the run of {epochs[-1].name!r}")
         alone = cls.load(epochs[-1], adata=False, accelerator="cpu")
+        state = read_tensors(epochs[-1], TRAINER_FILE, file, "cpu")
         try:
-            state = check_state(read_tensors(epochs[-1], TRAINER_FILE, file, "cpu"), alone.module.state_dict())
-            if state["assignment"].shape != run.data.start.shape:
-                raise ValueError("the state of the trainer does not fit the run")
-            if run.data.start.shape != (adata.n_obs, alone.module.n_components):
-                raise ValueError
+            check_state(state, alone.module.state_dict())
+            if {state["assignment"].shape[1:], run.data.start.shape[1:]} != {(alone.module.n_components,)}:
+                raise ValueError("the run has another number of components than the model")
         except ValueError as error:
-            if str(error):
-                raise not_a_model(epochs[-1], error) from error
-            same = False
-        else:
-            same = run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])
-        if not same:
+            raise not_a_model(epochs[-1], error) from error
+        same = len(run.data.start) == len(state["assignment"]) == adata.n_obs
+        if not (same and run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])):
             raise ValueError(
                 f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
                 "Give the same data."

@@ -23,7 +23,7 @@ WEIGHTS_FILE = "model.pt"
 JSON_FILE = "model.json"
 _TAG = "__rmve__"
 #: Key of the SHA-256 of the files, and that of the document itself among them.
-_DIGESTS, _DOCUMENT = "sha256", "document"
+DIGESTS, _DOCUMENT = "sha256", "document"
 
 
 def to_json(value: object) -> object:
@@ -120,16 +120,16 @@ def write_model(
         for name, writer in {WEIGHTS_FILE: write_weights, **(others or {})}.items():
             writer(into / f"{prefix}{name}")
             digests[name] = sha256_of(into / f"{prefix}{name}")
-        text = json.dumps({_DIGESTS: digests | {_DOCUMENT: _digest(document)}, **document}, indent=1)
+        text = json.dumps({DIGESTS: digests | {_DOCUMENT: _digest(document)}, **document}, indent=1)
         (into / f"{prefix}{JSON_FILE}").write_text(text, encoding="utf-8")
 
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
         with new_folder(folder) as into:
             write(into)
         return
     index, wanted = f"{prefix}{JSON_FILE}", {}
     with contextlib.suppress(OSError, ValueError):  # there is none, or it is spoilt and is to be replaced
-        digests = _read_document(folder, index)[0]
+        digests = read_document(folder, prefix)[DIGESTS]
         wanted = {f"{prefix}{name}": digest for name, digest in digests.items() if name != _DOCUMENT}
     with replacing_together(folder, index, wanted) as into:
         write(into)
@@ -150,8 +150,8 @@ def read_tensors(folder: Path, name: str, content: bytes, device: torch.device |
         raise not_a_model(folder, f"{name!r} is damaged, or holds other things than tensors") from error
 
 
-def read_document(folder: Path, prefix: str = "") -> tuple[dict[str, str], dict]:
-    """SHA-256 of each file of a model, and its document.
+def read_document(folder: Path, prefix: str = "") -> dict:
+    """The document of a model, with the SHA-256 of its files under ``"sha256"``.
 
     Raises
     ------
@@ -160,14 +160,26 @@ def read_document(folder: Path, prefix: str = "") -> tuple[dict[str, str], dict]
     ValueError
         If it was changed since it was written, or is none.
     """
-    return _read_document(folder, f"{prefix}{JSON_FILE}")
+    name = f"{prefix}{JSON_FILE}"
+    text = (folder / name).read_bytes()
+    try:
+        document = json.loads(text)
+        if not isinstance(document, dict):
+            raise ValueError(f"{name!r} has another layout")
+        digests = document.pop(DIGESTS, None)
+        if not isinstance(digests, dict) or digests.get(_DOCUMENT) != _digest(document):
+            raise ValueError(f"{name!r} was changed since it was written, or is of another version")
+        return {**from_json(document), DIGESTS: digests}
+    except Exception as error:
+        raise not_a_model(folder, error) from error
 
 
 def read_file(folder: Path, prefix: str, name: str) -> tuple[bytes, dict]:
     """A file of a model, and the document that it belongs to; both as they were written together."""
     before = None
     while True:  # another process may put a new model in place between the two reads
-        digests, document = read_document(folder, prefix)
+        document = read_document(folder, prefix)
+        digests = document[DIGESTS]
         for path in (folder / f"{prefix}{name}", folder / f"{BEFORE}{prefix}{name}"):
             with contextlib.suppress(FileNotFoundError):
                 content = path.read_bytes()
@@ -198,20 +210,6 @@ def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[d
     ):
         raise not_a_model(folder, f"'{prefix}{WEIGHTS_FILE}' has another layout")
     return state_dict, document
-
-
-def _read_document(folder: Path, name: str) -> tuple[dict[str, str], dict]:
-    text = (folder / name).read_bytes()
-    try:
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError(f"{name!r} has another layout")
-        digests = content.pop(_DIGESTS, None)
-        if not isinstance(digests, dict) or digests.get(_DOCUMENT) != _digest(content):
-            raise ValueError(f"{name!r} was changed since it was written, or is of another version")
-        return digests, from_json(content)
-    except Exception as error:
-        raise not_a_model(folder, error) from error
 
 
 def _digest(document: dict) -> str:

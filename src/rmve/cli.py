@@ -21,7 +21,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import rmve
 from rmve import _cells_file
 from rmve._callbacks import list_epochs, silence
-from rmve._command import Training, check_output, fit, replacing
+from rmve._command import Training, check_output, fit
+from rmve._files import replacing
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._run import TrainingStopped
 from rmve._validation import check_key_added, foreign_names

@@ -18,7 +18,7 @@ from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.maths.regularization import thin_counts
+from rmve.maths.regularization import halve_counts
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
 from rmve.objective import Objective, not_finite
@@ -162,7 +162,7 @@ class RMVETrainingPlan(TrainingPlan):
                     f"`agreement={agreement}` needs `view` with the likelihood {module.gene_likelihood!r}: "
                     "a function that returns another view of a batch of cells. Only counts have a default."
                 )
-            view = _thin
+            view = halve_counts
         check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
         splits = SPLITS[module.gene_likelihood]
         check_choice("split", split, ("auto", *splits))
@@ -353,6 +353,8 @@ class RMVETrainingPlan(TrainingPlan):
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and its parts, the number of components in use and how far apart they are."""
+        if not self.epoch_cells:  # stopped before the first mini-batch
+            return
         means = {f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()}
         self.log("train_loss", means.pop("loss_train"), prog_bar=True, sync_dist=self.use_sync_dist)
         # names and meaning as in scvi-tools' models
@@ -391,12 +393,6 @@ class RMVETrainingPlan(TrainingPlan):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _thin(x: Tensor) -> Tensor:
-    """Half of the molecules of each cell; a cell that would lose all of them is left as it is."""
-    thinned = thin_counts(x, 0.5)
-    return torch.where(thinned.sum(-1, keepdim=True) > 0, thinned, x)
 
 
 def _with_view(objective: Objective, view: Tensor) -> Objective:

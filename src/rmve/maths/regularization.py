@@ -108,3 +108,9 @@ def thin_counts(counts: Tensor, keep: float) -> Tensor:
     trials = present if present.is_floating_point() else present.double()
     thinned[positive] = torch.binomial(trials, torch.full_like(trials, keep)).to(counts.dtype)
     return thinned
+
+
+def halve_counts(x: Tensor) -> Tensor:
+    """Half of the molecules of each cell; a cell that would lose all of them is left as it is."""
+    thinned = thin_counts(x, 0.5)
+    return torch.where(thinned.sum(-1, keepdim=True) > 0, thinned, x)
