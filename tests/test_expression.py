@@ -122,6 +122,7 @@ def test_methods_on_disk(from_disk, make_cells, tmp_path, name, which):
         adata, expected = None, None
     else:
         new = make_cells(n_cells=60, seed=5)
+        new.obs_names = [f"new {name}" for name in new.obs_names]
         new.write_h5ad(tmp_path / "new.h5ad")
         adata = ad.read_h5ad(tmp_path / "new.h5ad", backed="r")
         expected = new

@@ -70,11 +70,11 @@ def test_queries_and_folds(batched, make_cells):
     adata = make_cells()
     RMVE.setup_anndata(adata, spatial_key="spatial")
     gc.collect()
-    before = sum(isinstance(thing, ad.AnnData) for thing in gc.get_objects())
+    before = sum(type(thing) is ad.AnnData for thing in gc.get_objects())
     sizes = {"n_components": 3, "n_latent": 3, "n_hidden": 8, "n_layers": 1}
     RMVE.cross_validate_positions(adata, n_folds=2, train_kwargs=TRAIN, **sizes)
     gc.collect()
-    assert sum(isinstance(thing, ad.AnnData) for thing in gc.get_objects()) <= before
+    assert sum(type(thing) is ad.AnnData for thing in gc.get_objects()) <= before
 
 
 def test_data_is_known_as_long_as_it_is_there(make_cells):
