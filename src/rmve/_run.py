@@ -205,12 +205,12 @@ class RunMixin:
         state = read_tensors(epochs[-1], TRAINER_FILE, file, "cpu")
         try:
             check_state(state, alone.module.state_dict())
-            if {state["assignment"].shape[1:], run.data.start.shape[1:]} != {(alone.module.n_components,)}:
-                raise ValueError("the run has another number of components than the model")
+            if {state["assignment"].shape, run.data.start.shape} != {(len(run.data.start), alone.module.n_components)}:
+                raise ValueError("the run has other cells than its checkpoint, or another number of components")
         except ValueError as error:
             raise not_a_model(epochs[-1], error) from error
-        same = len(run.data.start) == len(state["assignment"]) == adata.n_obs
-        if not (same and run.cells == fingerprint(adata, alone.registry_[SETUP_ARGS_KEY])):
+        same_number = len(run.data.start) == adata.n_obs
+        if not same_number or run.cells != fingerprint(adata, alone.registry_[SETUP_ARGS_KEY]):
             raise ValueError(
                 f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
                 "Give the same data."
