@@ -384,3 +384,14 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         return namespace
 
     return run
+
+
+@pytest.fixture
+def double_precision_and_fixed_seed():
+    """Run each test in double precision from the same state of the random generator, and restore both."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_default_dtype(previous)

@@ -23,15 +23,7 @@ from rmve.maths.regularization import entropy
 N_CELLS, N_COMPONENTS, N_LATENT, N_GENES = 8, 4, 2, 5
 
 
-@pytest.fixture(autouse=True)
-def double_precision_and_fixed_seed():
-    """Run each test in double precision from the same state of the random generator, and restore both."""
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_default_dtype(previous)
+pytestmark = pytest.mark.usefixtures("double_precision_and_fixed_seed")
 
 
 @dataclass

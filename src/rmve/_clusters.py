@@ -363,12 +363,9 @@ class ClustersMixin:
             cells = cells.to_memory()
         places = None if adata is None else cells.obs_names.get_indexer(labels.index)
         options = {name: self._setup_arg(name) for name in SUBCLUSTER_SETUP}
-        given = dict(self.init_params_["kwargs"].get("model_kwargs", {})) | self.init_params_["non_kwargs"]
-        kwargs = {name: value for name, value in given.items() if name not in ("adata", "registry", "n_components")}
+        kwargs = {name: value for name, value in self.init_params_["non_kwargs"].items() if name != "n_components"}
 
         def cluster(part: AnnData) -> pd.Series:
-            for key in [key for key in part.uns if key.startswith("_scvi")]:
-                del part.uns[key]  # a set-up of its own
             type(self).setup_anndata(part, **options)
             model = type(self)(part, **kwargs)
             model.train(**({"quiet": True} | train_kwargs))

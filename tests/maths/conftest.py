@@ -12,14 +12,8 @@ Mixture = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(autouse=True)
-def double_precision_and_fixed_seed():
-    """Run each test in double precision from the same state of the random generator, and restore both."""
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    torch.set_default_dtype(previous)
+def exact_mathematics(double_precision_and_fixed_seed):
+    """Every test of this folder is in double precision, from a fixed seed."""
 
 
 @pytest.fixture
