@@ -47,9 +47,7 @@ def read_off(model: rmve.RMVE, cost: Meter) -> Clusters:
     return Clusters(model.predict(), cost, soft.to_numpy().max(1), separation)
 
 
-def read_levels(
-    model: rmve.RMVE, cost: Meter, dataset: Dataset, start: np.ndarray | None = None
-) -> dict[str, Clusters]:
+def read_levels(model: rmve.RMVE, cost: Meter, dataset: Dataset) -> dict[str, Clusters]:
     """All that one run gives: what it started from, its own number of clusters, the true one, and the best level.
 
     The finest level stands in for the true number where that is more; an oracle chooses the best one.
@@ -62,9 +60,7 @@ def read_levels(
         model.merge_components(n_clusters)
         return read_off(model, cost)
 
-    start = getattr(model, "starting_partition_", start)
-    clusters = {} if start is None else {"start alone": Clusters(start, cost)}
-    clusters["unknown K"] = read_off(model, cost)
+    clusters = {"start alone": Clusters(model.starting_partition_, cost), "unknown K": read_off(model, cost)}
     numbers = [int(n) for n in model.get_resolutions()["n_clusters"]]
     clusters["known K"] = level(min(dataset.n_known, max(numbers)))
     clusters["best level"] = level(max(numbers, key=ari_at))
@@ -78,7 +74,7 @@ def rmve_method(plan_kwargs: dict | None = None, start: Start | None = None, **m
         with measured() as cost:
             partition = None if start is None else start(dataset.adata, seed)
             model = train_rmve(dataset.adata, None, seed, plan_kwargs, start=partition, **model_kwargs)
-        return read_levels(model, cost, dataset, partition)
+        return read_levels(model, cost, dataset)
 
     return method
 
