@@ -41,6 +41,7 @@ def test_masked_array(cells):
 def test_columns_that_stay_in_the_file(cells, tmp_path):
     """`read_lazy` leaves `obs` on disk."""
     pytest.importorskip("xarray")
+    pytest.importorskip("dask.array")
     cells.write_h5ad(tmp_path / "cells.h5ad")
     lazy = ad.experimental.read_lazy(tmp_path / "cells.h5ad")
     with pytest.raises(TypeError, match="to_memory"):
