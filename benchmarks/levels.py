@@ -16,8 +16,9 @@ from methods import train_rmve
 from runs import prepare, run_missing, to_markdown, versions
 from scores import score
 
-from rmve._find_levels import joint_on_training_data
 from rmve.levels import MIN_CONFUSION, N_MOLECULES, merge_tree
+from rmve.model._encode import encode
+from rmve.model._levels import joint_of_cells
 
 MOLECULES = (100, 250, N_MOLECULES, 1000, 2000, 100_000)
 THRESHOLDS = (0.25, MIN_CONFUSION, 0.75, 1.0)
@@ -32,11 +33,11 @@ def run(data: str, seed: int) -> list[dict]:
     """One run, and its default level with each pair of constants."""
     dataset = load(data)
     model = train_rmve(dataset.adata, None, seed)
-    assignment, latent = model._posterior()
-    assigned = assignment.argmax(1)
+    posterior = encode(model.module, model.adata_manager)
+    assigned, latent = posterior.assigned, posterior.latent
     rows = []
     for molecules in MOLECULES:
-        joint = joint_on_training_data(model, molecules)
+        joint = joint_of_cells(model.module, model.adata_manager, molecules)
         for threshold in THRESHOLDS:
             tree = merge_tree(joint, assigned, latent, min_confusion=threshold)
             found = score(dataset.truth, tree.cut(tree.n_default)[assigned])

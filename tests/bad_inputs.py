@@ -749,7 +749,7 @@ for given, change in (
     ("with a merge tree that is text", lambda d: d.update(merge_tree="tree")),
     ("with a merge that cannot be", lambda d: d["merge_tree"].update(n_indistinct=-1)),
     ("with a merge tree of another model", lambda d: d["merge_tree"].update(n_components=1000)),
-    ("with clusters that do not fit", lambda d: d["attributes"].update(component_cluster_=[0])),
+    ("with clusters that do not fit", lambda d: d["clusters"].update(of_component=[0])),
     (
         "with an array of an unknown type",
         lambda d: d["attributes"].update(train_indices_={"__rmve__": "array", "dtype": "os.system", "data": [1]}),

@@ -66,9 +66,7 @@ def test_annotate_is_idempotent(model, contents, assert_same):
     assert model.adata.obs["rmve"].equals(once["obs"]["rmve"])
 
 
-@pytest.mark.parametrize(
-    "step", ["_posterior", "_cluster_probabilities", "_component_table", "get_resolutions", "_place"]
-)
+@pytest.mark.parametrize("step", ["component_means", "component_variances", "get_resolutions", "get_spatial_genes"])
 def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
     """Whichever step fails, nothing has been written."""
     model.fit_spatial_map(spatial_key="spatial")
@@ -88,7 +86,7 @@ def test_annotate_new_cells(shared, make_cells):
     pd.testing.assert_series_equal(query.obs["rmve"], shared.predict(query), check_names=False)
     pd.testing.assert_frame_equal(query.uns["rmve"]["components"], shared.get_components())
     pd.testing.assert_frame_equal(query.uns["rmve"]["resolutions"], shared.get_resolutions())
-    assert query.obs["rmve"].cat.categories.tolist() == shared.cluster_names_
+    assert query.obs["rmve"].cat.categories.tolist() == list(shared.clusters_.names)
     assert "rmve" not in shared.adata.obs
 
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
+from rmve.clusters._clusters import Clusters
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_probabilities(shared):
     soft = shared.predict(soft=True)
     np.testing.assert_allclose(soft.sum(axis=1), 1.0, atol=1e-5)
     assert ((soft >= 0) & (soft <= 1)).all(axis=None)
-    assert soft.columns.tolist() == shared.cluster_names_
+    assert soft.columns.tolist() == list(shared.clusters_.names)
     assert soft.index.equals(shared.adata.obs_names)
 
 
@@ -61,7 +62,7 @@ def test_new_cells(shared, make_cells):
     query = make_cells(n_cells=90, seed=8)
     predicted = shared.predict(query)
     assert predicted.index.equals(query.obs_names)
-    assert predicted.cat.categories.tolist() == shared.cluster_names_
+    assert predicted.cat.categories.tolist() == list(shared.clusters_.names)
     expected = query.obs["cell_type"].map({"A": "0", "B": "1", "C": "2"})
     assert (predicted.astype(str) == expected.astype(str)).mean() > 0.9
     pd.testing.assert_series_equal(shared.predict(query[10:30]), predicted.iloc[10:30])
@@ -89,41 +90,33 @@ def test_every_cluster_has_cells(overcomplete):
     """Components without cells belong to a cluster that has some."""
     predicted = overcomplete.predict()
     assert (predicted.value_counts() > 0).all()
-    assert len(overcomplete.component_cluster_) == 9
-    assert set(overcomplete.component_cluster_) == set(range(overcomplete.n_clusters))
+    assert len(overcomplete.clusters_.of_component) == 9
+    assert set(overcomplete.clusters_.of_component) == set(range(overcomplete.n_clusters))
 
 
 def test_names_of_labels(partly_labelled):
     """With labels, clusters are called by them and free ones new_0, new_1, ..."""
-    names = partly_labelled.cluster_names_
+    names = list(partly_labelled.clusters_.names)
     assert {"A", "B"} < set(names)
     new = [name for name in names if name not in ("A", "B")]
     assert new == [f"new_{i}" for i in range(len(new))]
     assert partly_labelled.predict().cat.categories.tolist() == names
 
 
-def test_components_that_lost_their_cells_join_the_nearest(model):
-    """A component that no cell is given to joins its nearest neighbour's cluster, and probabilities stay complete."""
-    lost, near, *_ = np.flatnonzero(model.get_components()["active"])
-    with torch.no_grad():
-        model.module.y_head.bias[lost] = -1e4
-        model.module.mixture.mean[lost] = model.module.mixture.mean[near] + 0.01
-        model.module.mixture.log_var[lost] = model.module.mixture.log_var[near]
-    model.number_clusters()
-    assert model.n_clusters == model.get_components()["active"].sum()
-    assert model.component_cluster_[lost] == model.component_cluster_[near]
-    np.testing.assert_allclose(model.predict(soft=True).sum(axis=1), 1.0, atol=1e-5)
+def test_components_that_lost_their_cells_join_the_nearest():
+    """A component that no cell is given to joins its nearest neighbour's cluster; numbers follow the size."""
+    distance = np.array([[0.0, 3.0, 1.0], [3.0, 0.0, 2.0], [1.0, 2.0, 0.0]])
+    clusters = Clusters.by_size(np.array([1, 1, 1, 0]), np.arange(3), distance)
+    assert clusters.of_component == (1, 0, 1)
+    probabilities = clusters.probabilities(np.array([[0.2, 0.5, 0.3]]), pd.Index(["cell"]))
+    np.testing.assert_allclose(probabilities, [[0.5, 0.5]])
+    assert clusters.labels(np.array([[0.2, 0.5, 0.3]]), pd.Index(["cell"])).tolist() == ["0"]
 
 
-def test_a_known_type_keeps_its_name_without_cells(partly_labelled, tmp_path, make_cells):
+def test_a_known_type_keeps_its_name_without_cells():
     """A labelled component that no cell is given to stays a cluster of its own."""
-    partly_labelled.save(tmp_path / "m")
-    model = RMVE.load(tmp_path / "m", adata=make_cells())
-    with torch.no_grad():
-        model.module.y_head.bias[1] = -1e4
-    model.number_clusters()
-    assert "B" in model.cluster_names_
-    assert (model.predict() != "B").all()
+    clusters = Clusters.by_size(np.array([0, 2, 2]), np.arange(4), np.ones((4, 4)), ["A", "B"])
+    assert clusters.names == ("new_0", "A", "B")
 
 
 def test_merged_labels_share_a_name(partly_labelled, tmp_path, make_cells):
@@ -131,7 +124,7 @@ def test_merged_labels_share_a_name(partly_labelled, tmp_path, make_cells):
     partly_labelled.save(tmp_path / "m")
     model = RMVE.load(tmp_path / "m", adata=make_cells())
     model.merge_components(1)
-    assert model.cluster_names_ == ["A + B"]
+    assert model.clusters_.names == ("A + B",)
 
 
 # ----------------------------------------------------------------- components
@@ -173,7 +166,7 @@ def test_merging_gives_nested_partitions(many):
     """Each number of clusters can be had, and a coarser partition only joins clusters of a finer one."""
     n_active = int(many.get_components()["active"].sum())
     assert n_active > 5, "the test needs more components than types"
-    finer, components = many.merge_components(n_active).astype(str), many.component_cluster_
+    finer, components = many.merge_components(n_active).astype(str), many.clusters_.of_component
     for n_clusters in range(n_active - 1, 0, -1):
         coarser = many.merge_components(n_clusters)
         assert coarser.nunique() == n_clusters
@@ -181,8 +174,8 @@ def test_merging_gives_nested_partitions(many):
         assert coarser.value_counts(sort=False).is_monotonic_decreasing
         assert many.predict(soft=True).shape == (240, n_clusters)
         assert len(set(zip(finer, coarser.astype(str), strict=True))) == n_clusters + 1
-        assert len(set(zip(components, many.component_cluster_, strict=True))) == n_clusters + 1
-        finer, components = coarser.astype(str), many.component_cluster_
+        assert len(set(zip(components, many.clusters_.of_component, strict=True))) == n_clusters + 1
+        finer, components = coarser.astype(str), many.clusters_.of_component
 
 
 def test_merging_finds_the_types(many):
@@ -193,10 +186,10 @@ def test_merging_finds_the_types(many):
 
 def test_merging_can_be_undone(many):
     """``None`` brings the clusters back to what they were after training."""
-    names, before = list(many.cluster_names_), many.predict()
+    names, before = many.clusters_.names, many.predict()
     many.merge_components(2)
     pd.testing.assert_series_equal(many.merge_components(None), before)
-    assert many.cluster_names_ == names
+    assert many.clusters_.names == names
     many.merge_components(2)
     many.merge_components(3)  # finer again, without undoing
     assert many.n_clusters == 3
@@ -287,7 +280,7 @@ def test_clusters_that_are_no_cut_are_in_no_row(many):
     tree = many.get_merge_tree()
     by_hand = np.arange(9)
     by_hand[by_hand == tree["merged"].iloc[-1]] = tree["kept"].iloc[-1]  # what the tree merges last
-    many.set_clusters(np.unique(by_hand, return_inverse=True)[1])
+    many.clusters_ = Clusters.of(np.unique(by_hand, return_inverse=True)[1])
     assert not many.get_resolutions()["in_use"].any()
 
 

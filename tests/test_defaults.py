@@ -34,11 +34,11 @@ def test_default_batch_size():
 @pytest.mark.parametrize(("given", "taken"), [(None, 256), (100, 100)])
 def test_batch_size_of_a_run(given, taken, cells, monkeypatch):
     """A run takes the size of the number of cells unless another is given."""
-    monkeypatch.setattr("rmve.model.default_batch_size", lambda n_cells: {cells.n_obs: 256}[n_cells])
+    monkeypatch.setattr("rmve.model._model.default_batch_size", lambda n_cells: {cells.n_obs: 256}[n_cells])
     RMVE.setup_anndata(cells)
     model = RMVE(cells, n_components=3)
     runs = []
-    monkeypatch.setattr(model, "_run", lambda fit, *rest: runs.append(fit["batch_size"]))
+    monkeypatch.setattr(model, "_fit", lambda fit, *rest: runs.append(fit["batch_size"]))
     model.train(batch_size=given, quiet=True)
     assert runs == [taken]
 

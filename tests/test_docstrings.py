@@ -56,11 +56,11 @@ def test_the_list_is_complete():
         "rmve.training",
         "rmve.defaults.default_epochs",
         "RMVE.train",
-        "SetupMixin.setup_anndata",
-        "AnnotateMixin.annotate",
-        "ClustersMixin.n_clusters",
+        "RMVEBase.setup_anndata",
+        "RMVE.annotate",
+        "RMVE.n_clusters",
         "rmve.maths.repulsion.expected_overlap",
-        "PersistenceMixin.load",
+        "RMVEBase.load",
     ):
         assert name in OBJECTS
 

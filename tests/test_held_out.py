@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rmve import RMVE
-from rmve._held_out import HeldOut, identify
+from rmve.model._held_out import HeldOut, identify
 
 
 @pytest.fixture(scope="module")

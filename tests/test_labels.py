@@ -107,7 +107,7 @@ def test_supervised(cells, fit, make_cells):
     """With all cells labelled there is one component per label, and new cells are classified."""
     model = fit(cells, {"labels_key": "cell_type"}, n_components=None)
     assert model.module.n_components == 3
-    assert sorted(model.cluster_names_) == ["A", "B", "C"]
+    assert sorted(model.clusters_.names) == ["A", "B", "C"]
     assert (model.predict().astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.95
     query = make_cells(n_cells=100, seed=7)
     assert (model.predict(query).astype(str) == query.obs["cell_type"].astype(str)).mean() > 0.9
@@ -130,7 +130,7 @@ def test_semi_supervised_with_unknown_number(cells, fit):
     labels[labels == "C"] = "?"
     cells.obs["label"] = labels
     model = fit(cells, {"labels_key": "label", "unlabeled_category": "?"}, n_components=None, epochs=60)
-    assert sorted(model.cluster_names_) == ["A", "B", "new_0"]
+    assert sorted(model.clusters_.names) == ["A", "B", "new_0"]
     assert model.module.n_components > 3  # it started from parts of the new type
     predicted = model.predict().astype(str)
     assert (predicted[labels == "A"] == "A").mean() > 0.9
@@ -144,7 +144,7 @@ def test_few_labels(cells, fit, n_labelled):
     given = np.concatenate([np.flatnonzero(truth == name)[:n_labelled] for name in "ABC"])
     cells.obs["label"] = np.where(np.isin(np.arange(cells.n_obs), given), truth, "Unknown")
     model = fit(cells, {"labels_key": "label"}, n_components=None)
-    assert sorted(model.cluster_names_) == ["A", "B", "C"]
+    assert sorted(model.clusters_.names) == ["A", "B", "C"]
     predicted = model.predict().astype(str).to_numpy()
     assert (predicted[given] == truth[given]).all()
     assert (predicted == truth).mean() > 0.9
@@ -190,7 +190,7 @@ def test_labels_that_are_numbers(cells, fit):
     """Labels may be numbers if the mark of unlabelled cells is one; clusters are called by them as strings."""
     cells.obs["label"] = cells.obs["cell_type"].cat.codes.astype(int) * 10
     model = fit(cells, {"labels_key": "label", "unlabeled_category": -1}, n_components=None)
-    assert sorted(model.cluster_names_) == ["0", "10", "20"]
+    assert sorted(model.clusters_.names) == ["0", "10", "20"]
     assert (model.predict().astype(int) == cells.obs["label"]).mean() > 0.95
 
 

@@ -38,20 +38,20 @@ def test_query_of_a_new_batch(batched, query, tmp_path, source, unchanged):
         assert model.is_trained
         assert agreement(model, query) > 0.7
         mixture = {name: value.clone() for name, value in model.module.mixture.state_dict().items()}
-        names, components = list(model.cluster_names_), list(model.component_cluster_)
-        assert names == batched.cluster_names_
+        names, components = model.clusters_.names, model.clusters_.of_component
+        assert names == batched.clusters_.names
         state = {name: value.clone() for name, value in model.module.state_dict().items()}
         train = {"max_epochs": 3, "batch_size": 16, "enable_progress_bar": False}
         model.train(**train, plan_kwargs={"weight_decay": 0.0})
     assert agreement(model, query) > 0.7
-    assert model.cluster_names_ == names
-    assert model.component_cluster_ == components
+    assert model.clusters_.names == names
+    assert model.clusters_.of_component == components
     for name, value in model.module.mixture.state_dict().items():
         torch.testing.assert_close(value, mixture[name])
     changed = [name for name, value in model.module.state_dict().items() if not torch.equal(value, state[name])]
     assert any(name.startswith("decoder") for name in changed)
     query_clusters = model.predict()
-    assert query_clusters.cat.categories.tolist() == batched.cluster_names_
+    assert query_clusters.cat.categories.tolist() == list(batched.clusters_.names)
 
 
 def test_query_without_some_types(batched, query):
@@ -59,8 +59,8 @@ def test_query_without_some_types(batched, query):
     only = query[query.obs["cell_type"] == "B"].copy()
     model = RMVE.load_query_data(only, batched)
     model.train(max_epochs=2, batch_size=16, enable_progress_bar=False)
-    assert model.cluster_names_ == batched.cluster_names_
-    assert model.component_cluster_ == batched.component_cluster_
+    assert model.clusters_.names == batched.clusters_.names
+    assert model.clusters_.of_component == batched.clusters_.of_component
     assert (model.predict() == "1").mean() > 0.7
 
 
@@ -75,7 +75,7 @@ def test_query_of_a_labelled_reference(partly_labelled, make_cells):
     query = make_cells(n_cells=60, seed=2)
     query.obs["label"] = "Unknown"
     model = RMVE.load_query_data(query, partly_labelled)
-    assert model.predict().cat.categories.tolist() == partly_labelled.cluster_names_
+    assert model.predict().cat.categories.tolist() == list(partly_labelled.clusters_.names)
     known = (query.obs["cell_type"] != "C").to_numpy()
     assert (model.predict()[known].astype(str) == query.obs["cell_type"][known].astype(str)).mean() > 0.8
 

@@ -413,7 +413,8 @@ def test_by_cluster_uses_the_components(placed, tmp_path):
     model = RMVE.load(tmp_path / "model", adata=placed.adata)
     smap = model.fit_spatial_map(kind="by_cluster")
     assert smap.cluster_coef_.shape == (model.module.n_components, 2, 5)
-    assignment, latent = model._posterior()
+    posterior = model._posterior()
+    assignment, latent = posterior.assignment, posterior.latent
     found = model.map_to_space()
     np.testing.assert_allclose(found[["0", "1"]], smap.predict(latent, assignment), rtol=1e-5)
     sd = smap.predict_sd(latent, assignment)

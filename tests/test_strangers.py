@@ -90,7 +90,7 @@ def test_a_changed_bit_of_a_model(folder, name, number):
 @pytest.mark.parametrize("number", [6, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_changed_bit_of_a_run(run, cells, name, number, monkeypatch):
     """It is seen before the run goes on."""
-    monkeypatch.setattr(RMVE, "_run", lambda *args: None)
+    monkeypatch.setattr(RMVE, "_fit", lambda *args: None)
     check_flips(run / name, lambda: RMVE.resume(run, cells.copy()), number)
 
 
@@ -141,7 +141,7 @@ def test_data_that_cannot_be_written(shared, tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("rmve._persistence.write_h5ad", fail)
+    monkeypatch.setattr("rmve.model._base.write_h5ad", fail)
     with pytest.raises(OSError, match="disk full"):
         shared.save(tmp_path / "m", overwrite=True, save_anndata=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
@@ -189,17 +189,16 @@ FORGED = [
     put("attributes", "train_indices_", value="x"),
     put("attributes", "train_indices_", value=ARRAY),
     put("attributes", "train_indices_", value={"__rmve__": "array", "dtype": "int64", "data": [-5]}),
-    put("attributes", "cluster_names_", value=["a", "a", "b"]),
-    put("attributes", "cluster_names_", value=[None, "a", "b"]),
-    put("attributes", "cluster_names_", value=[1, 2, 3]),
-    put("attributes", "component_cluster_", value=[0.0, 1.0, 2.0]),
-    put("attributes", "component_cluster_", value=[0, 1, 7]),
-    put("attributes", "component_cluster_", value=[0, 1]),
-    put("attributes", "component_cluster_", value=[True, 1, 2]),
-    put("attributes", "n_clusters_wanted_", value=-1),
-    put("attributes", "label_names_", value=[3]),
-    put("attributes", "held_out_", value=[1, 2]),
-    put("attributes", "held_out_", value={"names": ["a"], "cells": [], "learned": ""}),
+    put("clusters", "names", value=["a", "a", "b"]),
+    put("clusters", "names", value=[None, "a", "b"]),
+    put("clusters", "names", value=[1, 2, 3]),
+    put("clusters", "of_component", value=[0.0, 1.0, 2.0]),
+    put("clusters", "of_component", value=[0, 1, 7]),
+    put("clusters", "of_component", value=[0, 1]),
+    put("clusters", "of_component", value=[True, 1, 2]),
+    put("clusters", value=3),
+    put("held_out", value=[1, 2]),
+    put("held_out", value={"names": ["a"], "cells": [], "learned": ""}),
     put("attributes", value=[]),
     put("init_params", "n_components", value=10**9),
     put("init_params", "n_hidden", value=10**7),
@@ -413,7 +412,7 @@ def test_the_state_is_read_once(run, cells, tmp_path, monkeypatch):
         def __reduce__(self):
             return Path.touch, (target,)
 
-    resume, path = RMVE._run, run / "epoch_2" / TRAINER_FILE
+    resume, path = RMVE._fit, run / "epoch_2" / TRAINER_FILE
 
     def swap_and_run(self, *args):
         torch.save({"state_dict": Malicious()}, path)  # another process, after the check
@@ -424,7 +423,7 @@ def test_the_state_is_read_once(run, cells, tmp_path, monkeypatch):
     torch.save({"state_dict": Malicious()}, tmp_path / "other" / "epoch_2" / TRAINER_FILE)
     with pytest.raises(ValueError, match=NOT_A_MODEL):
         RMVE.resume(tmp_path / "other", cells.copy(), quiet=True)
-    monkeypatch.setattr(RMVE, "_run", swap_and_run)
+    monkeypatch.setattr(RMVE, "_fit", swap_and_run)
     assert RMVE.resume(run, cells, quiet=True).is_trained
     assert not target.exists()
 

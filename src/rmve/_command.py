@@ -13,8 +13,8 @@ import scvi
 import rmve
 from rmve._callbacks import list_epochs
 from rmve._files import claim, replacing
-from rmve._run_file import RUN_FILE
 from rmve._serialization import JSON_FILE
+from rmve.model._run_file import RUN_FILE
 
 #: Beside the checkpoints: the options that a resumed command has to repeat.
 COMMAND_FILE = "command.json"

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from rmve._held_out import HeldOut
 from rmve.levels import MergeTree
 from rmve.spatial import KINDS, SpatialMap
 
@@ -61,7 +60,7 @@ def check_document(
     values = document.get("attributes")
     _require(isinstance(values, dict) and set(attributes) <= set(values), "it lacks attributes")
     _check_attributes(values)
-    _require({"merge_tree", "spatial_map"} <= set(document), "it lacks attributes")
+    _require({"clusters", "held_out", "merge_tree", "spatial_map"} <= set(document), "it lacks attributes")
 
 
 def _check_attributes(values: Mapping[str, object]) -> None:
@@ -78,14 +77,6 @@ def _check_attributes(values: Mapping[str, object]) -> None:
         )
     genes = values["var_names_"]
     _require(_are_names(genes) and len(genes) > 0, "its genes are no names, or some are there twice")
-    _require(_are_names(values["label_names_"]), "its labels are no names, or some are there twice")
-    wanted = values["n_clusters_wanted_"]
-    _require(wanted is None or (type(wanted) is int and wanted > 0), "its number of clusters is none")
-    clusters, names = values["component_cluster_"], values["cluster_names_"]
-    integers = isinstance(clusters, list) and len(clusters) > 0 and all(type(number) is int for number in clusters)
-    _require(integers and _are_names(names), "its clusters do not fit its components")
-    _require(set(clusters) == set(range(len(names))), "its clusters do not fit its components")
-    HeldOut.from_dict(values["held_out_"])
 
 
 def check_sizes(document: dict, state_dict: Mapping[str, torch.Tensor]) -> None:

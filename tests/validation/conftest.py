@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-
-import rmve.model
+import scvi.model.base
 
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch):
     """Whatever reaches scvi-tools' training loop in these tests has not been stopped in time."""
     monkeypatch.setattr(
-        rmve.model.UnsupervisedTrainingMixin, "train", lambda *args, **kwargs: pytest.fail("Training began.")
+        scvi.model.base.UnsupervisedTrainingMixin, "train", lambda *args, **kwargs: pytest.fail("Training began.")
     )

@@ -2,7 +2,6 @@
 
 from rmve._validation.arguments import (
     check_choice,
-    check_clusters,
     check_flag,
     check_n_components,
     check_n_positions,
@@ -41,7 +40,6 @@ from rmve._validation.results import check_key_added, foreign_names
 __all__ = [
     "check_anndata",
     "check_choice",
-    "check_clusters",
     "check_columns",
     "check_device",
     "check_finite",

@@ -112,26 +112,6 @@ def check_n_positions(n_known: int, n_latent: int, n_held_out: int = 0) -> None:
         )
 
 
-def check_clusters(cluster_of: object, n_components: int) -> np.ndarray:
-    """Cluster of each component, as integers of shape ``(K,)``.
-
-    Raises
-    ------
-    ValueError
-        If it is not one integer for each component, or the integers are not ``0, 1, ...`` without a gap.
-    """
-    numbers = np.asarray(cluster_of)
-    if numbers.shape != (n_components,) or numbers.dtype.kind not in "iu":
-        raise ValueError(
-            f"`cluster_of` must be {n_components} integers, one for each component, not of shape {numbers.shape} and type "
-            f"{numbers.dtype}."
-        )
-    found = np.unique(numbers)
-    if found[0] != 0 or found[-1] != len(found) - 1:
-        raise ValueError(f"`cluster_of` must number the clusters 0, 1, ... without a gap; it has {shorten(found)}.")
-    return numbers.astype(int)
-
-
 def check_start(start: object, n_obs: int) -> np.ndarray:
     """Partition to start from, as integers of shape ``(n_obs,)``.
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 
 from rmve._keys import TARGET_KEY
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.maths.sparse_rows import SparseRows
+from rmve.model._encode import Posterior, batches, encode_batch
+from rmve.module import RMVEModule
 from rmve.predictive import split_batch, thin_batch
 from rmve.support import support_of_merges
-
-if TYPE_CHECKING:
-    from rmve.model import RMVE
 
 #: Latent points whose density under each component is computed at once.
 MIXTURE_BATCH = 65_536
@@ -29,7 +28,7 @@ MAX_SUPPORT_CELLS = 5_000
 
 
 @torch.inference_mode()
-def find_levels(model: RMVE, assignment: np.ndarray, latent: np.ndarray) -> MergeTree:
+def find_levels(module: RMVEModule, manager: AnnDataManager, posterior: Posterior, n_known: int) -> MergeTree:
     """Tree of the components on the training data, from their posterior.
 
     The two halves of a cell's molecules are assigned on their own. Data without molecules have two opinions of a
@@ -37,59 +36,68 @@ def find_levels(model: RMVE, assignment: np.ndarray, latent: np.ndarray) -> Merg
 
     Parameters
     ----------
-    model
-        A trained model with its training data.
-    assignment, latent
-        ``q(y|x)``, shape ``(n, K)``, and latent means, shape ``(n, d)``, of the training cells.
+    module
+        Trained networks.
+    manager
+        Manager of the training data.
+    posterior
+        Posterior of the training cells.
+    n_known
+        Number of known types; their components are the first ones.
     """
-    assigned, n_known = assignment.argmax(1), len(model.label_names_)
-    if model.gene_likelihood not in COUNT_LIKELIHOODS:
-        mixture, blocks = model.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
-        r = torch.cat([mixture.log_responsibilities(block.to(model.device)).exp().cpu() for block in blocks])
-        return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)
+    assigned, latent = posterior.assigned, posterior.latent
+    if module.gene_likelihood not in COUNT_LIKELIHOODS:
+        blocks = torch.from_numpy(latent).split(MIXTURE_BATCH)
+        r = torch.cat([module.mixture.log_responsibilities(block.to(module.device)).exp().cpu() for block in blocks])
+        return merge_tree(joint_of_halves(posterior.assignment, r.numpy()), assigned, latent, n_known)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # a model has one tree, whenever it is asked for
-        tree = merge_tree(joint_on_training_data(model), assigned, latent, n_known)
-        effect, support = support_of_merges(*_halves(model), tree)
+        tree = merge_tree(joint_of_cells(module, manager), assigned, latent, n_known)
+        effect, support = support_of_merges(*_halves(module, manager), tree)
     return replace(tree, effect=effect, support=support)
 
 
-def _halves(model: RMVE) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
+def _halves(module: RMVEModule, manager: AnnDataManager) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
     """Two halves of the molecules of at most :data:`MAX_SUPPORT_CELLS` cells, and each one's component by the first."""
     first, second, assigned = [], [], []
-    for _, tensors in model._batches(model.adata, _sample_of_cells(model, MAX_SUPPORT_CELLS)):
+    for _, tensors in batches(module, manager, _sample_of_cells(manager.adata.n_obs, MAX_SUPPORT_CELLS)):
         halves = split_batch(tensors, "binomial")
         parts = (halves[REGISTRY_KEYS.X_KEY], halves[TARGET_KEY])
         for part, block in zip((first, second), parts, strict=True):
             part.append(block.to_scipy() if isinstance(block, SparseRows) else sp.csr_matrix(block.numpy()))
-        assigned.append(model._encode(halves)[0].argmax(1))
+        assigned.append(encode_batch(module, halves).assigned)
     return sp.vstack(first, format="csr"), sp.vstack(second, format="csr"), np.concatenate(assigned)
 
 
-def _sample_of_cells(model: RMVE, max_cells: int) -> np.ndarray:
-    """Rows of at most so many training cells, ascending."""
-    n_cells = model.adata.n_obs
+def _sample_of_cells(n_cells: int, max_cells: int) -> np.ndarray:
+    """Rows of at most so many cells, ascending."""
     if n_cells <= max_cells:
         return np.arange(n_cells)
     return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
 
 @torch.inference_mode()
-def joint_on_training_data(model: RMVE, n_molecules: int = N_MOLECULES) -> np.ndarray:
-    """:func:`rmve.levels.joint_of_halves` of the training data, summed over :data:`N_SPLITS` random splits.
+def joint_of_cells(module: RMVEModule, manager: AnnDataManager, n_molecules: int = N_MOLECULES) -> np.ndarray:
+    """:func:`rmve.levels.joint_of_halves` of counts, summed over :data:`N_SPLITS` random splits of each cell.
 
     Parameters
     ----------
-    model
-        A trained model of counts with its training data.
+    module
+        Trained networks.
+    manager
+        Manager of the cells.
     n_molecules
         Molecules in each of the two samples of a cell, at most half of what it has.
+
+    Returns
+    -------
+    Symmetric matrix of shape ``(K, K)``.
     """
-    joint = np.zeros((model.module.n_components,) * 2)
-    for _, tensors in model._batches(model.adata, _sample_of_cells(model, MAX_SPLIT_CELLS)):
+    joint = np.zeros((module.n_components,) * 2)
+    for _, tensors in batches(module, manager, _sample_of_cells(manager.adata.n_obs, MAX_SPLIT_CELLS)):
         for _ in range(N_SPLITS):
             halves = split_batch(thin_batch(tensors, 2 * n_molecules), "binomial")
-            first, _ = model._encode(halves)
-            second, _ = model._encode({**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
-            joint += joint_of_halves(first, second)
+            first = encode_batch(module, halves)
+            second = encode_batch(module, {**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
+            joint += joint_of_halves(first.assignment, second.assignment)
     return joint

@@ -1,0 +1,957 @@
+"""RMVE's user interface: AnnData in, clusters and embeddings out."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+
+from rmve import _validation as check
+from rmve import spatial
+from rmve._callbacks import TRAINER_FILE, SafeStop, TrainerState
+from rmve._compat import SETUP_ARGS_KEY
+from rmve._keys import DEFAULT_KEY, Written
+from rmve._options import check_limits, check_options, check_split_of_rows
+from rmve._serialization import JSON_FILE
+from rmve.clusters._clusters import Clusters
+from rmve.dataloading import IndexedDataSplitter
+from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
+from rmve.initialization import share_of_zeros
+from rmve.levels import MergeTree
+from rmve.maths.estimators import ESTIMATORS
+from rmve.maths.repulsion import REPULSIONS
+from rmve.model import _fit, _places, _results, _tables
+from rmve.model._base import RMVEBase
+from rmve.model._encode import Posterior, encode
+from rmve.model._levels import find_levels
+from rmve.model._prepare import prepare
+from rmve.model._run_file import RUN_FILE, Run, read_run
+from rmve.model._setup import check_unchanged, label_codes, names_of_labels
+from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
+from rmve.predictive import SPLITS
+from rmve.spatial import Quality, SpatialMap
+from rmve.stability import Run as StabilityRun
+from rmve.stability import Stability, compare_runs
+from rmve.subclusters import divide
+from rmve.training import RMVETrainingPlan
+
+#: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
+SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+
+
+class RMVE(RMVEBase):
+    """Repulsive Mixture Variational Embedding: clusters, embedding and map of single cells in one model.
+
+    A variational autoencoder whose latent prior is a Gaussian mixture. ``q(y|x)`` assigns a cell to a component
+    and ``q(z|x,y)`` embeds it; a repulsive prior on the components' means and covariances makes redundant ones
+    vanish and keeps the rest apart. With labels (``labels_key`` in :meth:`setup_anndata`) it is supervised or
+    semi-supervised, cell by cell, and types without labels come out as clusters of their own.
+
+    Parameters
+    ----------
+    adata
+        AnnData set up with :meth:`setup_anndata`.
+    registry
+        Registry of a saved model, instead of ``adata``.
+    n_components
+        Number of clusters; ``None`` finds it. A run starts from more components than that, from small clusters
+        (:func:`rmve.initialization.default_n_components`), and the repulsion empties redundant ones. Those that are left
+        are the finest level; the default one merges components of one population (:mod:`rmve.levels`), and
+        ``n_components`` is another level, finer or coarser. With labels, a run starts from a component for each and
+        for each small cluster that is too poor in labelled cells to be of a known type, with ``None`` without repulsion.
+    n_latent
+        Dimension of the latent space.
+    n_hidden, n_layers
+        Width and number of hidden layers of encoder and decoder.
+    dropout_rate
+        Dropout of the hidden layers.
+    gene_likelihood
+        ``"nb"``, ``"zinb"`` or ``"poisson"`` for raw counts, ``"normal"`` for log-normalised values,
+        ``"bernoulli"`` for values in [0, 1].
+    posterior
+        ``"full"``: ``q(y|x) q(z|x,y)``; ``"factorized"``: ``q(y|x) q(z|x)``, the VaDE case.
+    estimator
+        Of the expectation over ``y`` in the likelihood term: ``"sample"`` (one decoder pass), ``"exact"`` (one for
+        each component) or ``"gumbel"``.
+    repulsion
+        ``"hsic"`` (expected overlap), ``"pairwise"``, ``"dpp"``, ``"wasserstein"``, ``"means"`` or ``None``.
+    encode_covariates
+        Whether the encoder, too, is told batch and covariates.
+    input_dropout
+        Dropout of the encoder's input; ``None``: see :func:`rmve.defaults.default_input_dropout`.
+
+    Raises
+    ------
+    ValueError
+        If an option is unknown, ``n_components`` does not fit the data, ``adata`` was not set up (or is a copy of
+        one that was), or its values do not fit the likelihood.
+
+    Examples
+    --------
+    >>> import rmve
+    >>> adata = rmve.datasets.toy(n_cells=300, n_clusters=3, seed=0)
+    >>> rmve.RMVE.setup_anndata(adata, layer="counts")
+    >>> model = rmve.RMVE(adata, n_components=3)
+    >>> model.train(max_epochs=10)
+    >>> model.annotate()
+    >>> adata.obs["rmve"].nunique()
+    3
+    """
+
+    _module_cls = RMVEModule
+    _training_plan_cls = RMVETrainingPlan
+    _data_splitter_cls = IndexedDataSplitter
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict | None = None,
+        n_components: int | None = None,
+        n_latent: int = 10,
+        n_hidden: int = 128,
+        n_layers: int = 2,
+        dropout_rate: float = 0.1,
+        gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "bernoulli"] = "nb",
+        posterior: Literal["full", "factorized"] = "full",
+        estimator: Literal["sample", "exact", "gumbel"] = "sample",
+        repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
+        encode_covariates: bool = False,
+        input_dropout: float | None = None,
+    ):
+        check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
+        check.check_choice("posterior", posterior, POSTERIORS)
+        check.check_choice("estimator", estimator, ESTIMATORS)
+        check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
+        for name, value in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_layers", n_layers)):
+            check.check_positive_int(name, value)
+        check.check_number("dropout_rate", dropout_rate, 0.0, 1.0, with_high=False)
+        if input_dropout is not None:
+            check.check_number("input_dropout", input_dropout, 0.0, 1.0, with_high=False)
+        check.check_flag("encode_covariates", encode_covariates)
+        if adata is not None:
+            self._check_set_up(adata)
+        super().__init__(adata, registry)
+        labels, layer = names_of_labels(self.registry_), self.registry_[SETUP_ARGS_KEY].get("layer")
+        # the first run of training gives the module as many components as it starts from
+        n_placeholder = max(1, len(labels)) if n_components is None else n_components
+        # a saved model may meet fewer cells than it has components
+        n_obs = adata.n_obs if adata is not None and registry is None else None
+        check.check_n_components(n_placeholder, n_obs, len(labels))
+        if adata is not None:
+            check.check_values(adata, layer, gene_likelihood)
+        self.gene_likelihood, self.estimator = gene_likelihood, estimator
+        if input_dropout is None:
+            counts = adata is not None and gene_likelihood in COUNT_LIKELIHOODS
+            zeros = share_of_zeros(check.get_matrix(adata, layer)) if counts else 1.0
+            input_dropout = default_input_dropout(gene_likelihood, self.summary_stats.n_vars, zeros)
+        categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
+        self.module = self._module_cls(
+            n_input=self.summary_stats.n_vars,
+            n_components=n_placeholder,
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            dropout_rate=dropout_rate,
+            input_dropout=input_dropout,
+            gene_likelihood=gene_likelihood,
+            posterior=posterior,
+            repulsion=repulsion,
+            n_spatial=self.summary_stats.get("n_spatial", 0),
+            n_batch=self.summary_stats.n_batch,
+            n_cats_per_cov=categorical.get("n_cats_per_key"),
+            n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
+            encode_covariates=encode_covariates,
+        )
+        self.clusters_ = Clusters.of(range(n_placeholder), labels)
+        #: Partition that training started from, shape ``(n,)``; ``None`` before, and after loading.
+        self.starting_partition_ = None
+        self._model_summary_string = (
+            f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
+            f"posterior={posterior!r}, repulsion={repulsion!r}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    # -------------------------------------------------------------- training
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        load_sparse_tensor: bool = False,
+        batch_size: int | None = None,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict | None = None,
+        plan_kwargs: dict | None = None,
+        start: Sequence[int] | None = None,
+        quiet: bool = False,
+        checkpoint_dir: str | os.PathLike | None = None,
+        checkpoint_every: int = 1,
+        **trainer_kwargs,
+    ) -> None:
+        """Train the model; the arguments are those of scvi-tools' models.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; ``None``: see :func:`rmve.defaults.default_epochs`. All warm-ups are fractions of it.
+        accelerator, devices
+            As in PyTorch Lightning.
+        train_size, validation_size
+            Shares of the cells. ``None`` trains on all cells, or on 0.9 of them with ``early_stopping``.
+        shuffle_set_split, load_sparse_tensor, datasplitter_kwargs
+            Passed to the data splitter.
+        batch_size
+            Cells in a mini-batch; ``None``: see :func:`rmve.defaults.default_batch_size`.
+        early_stopping
+            Stop when the bound on the validation cells has not improved for a tenth of the run (and at least 5 epochs),
+            once all warm-ups are over. ``early_stopping_patience`` and ``early_stopping_warmup_epochs`` change that.
+        plan_kwargs
+            Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
+        start
+            Component of each cell to start from, integers from 0; ``None`` finds a partition. It may be finer than the
+            clusters wanted: the mixture gets a component for each part. Labelled cells keep their label.
+        quiet
+            Whether to show neither the progress bar nor the notes of the training libraries.
+        checkpoint_dir
+            Folder for a checkpoint of the last epoch, from which :meth:`resume` goes on; in the end, of the trained
+            model, as :meth:`save` writes it. Each folder ``epoch_...`` in it can be loaded as a model, too.
+        checkpoint_every
+            Epochs between checkpoints.
+        **trainer_kwargs
+            Passed to scvi-tools' trainer, for example ``enable_progress_bar=False``; with ``strategy="ddp"`` several
+            ``devices`` train together (set ``scvi.settings.seed`` first), ``precision="bf16-mixed"`` computes matrix
+            products in bfloat16.
+
+        Raises
+        ------
+        RuntimeError
+            If the model was loaded without data, or if the loss or a gradient is not finite.
+        KeyboardInterrupt
+            On Ctrl-C, after the present mini-batch; the model can be used as it is.
+        FileExistsError
+            If ``checkpoint_dir`` holds another run or a model.
+        ValueError
+            If an argument is out of range.
+
+        Notes
+        -----
+        A second call goes on from where the first ended, without a new starting partition. When the loss is not finite,
+        the weights from before that epoch are kept.
+        """
+        if self.adata is None:
+            raise RuntimeError("The model has no data to train on. Load it with `RMVE.load(path, adata=adata)`.")
+        if self.adata.n_obs < 2:
+            raise ValueError("Training needs at least two cells; `adata` has one.")
+        check_unchanged(self.adata_manager)
+        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
+        check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping)
+        if "split" in (plan_kwargs or {}):
+            check.check_choice("split", plan_kwargs["split"], ("auto", *SPLITS[self.gene_likelihood]))
+        check.check_device(accelerator, devices)
+        if max_epochs is not None:
+            check.check_positive_int("max_epochs", max_epochs)
+        check.check_positive_int("checkpoint_every", checkpoint_every)
+        if batch_size is None:
+            batch_size = default_batch_size(self.adata.n_obs)
+        check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
+        if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
+            raise ValueError(
+                "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
+                "`early_stopping=True`, or `checkpoint_dir`."
+            )
+        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir)
+        if start is not None:
+            if self.is_trained_:
+                raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
+            start = check.check_start(start, self.adata.n_obs)
+        if load_sparse_tensor:
+            raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
+        trainer_kwargs |= _fit.options_of_processes(trainer_kwargs.get("strategy"), early_stopping)
+        check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
+        indexing = (datasplitter_kwargs or {}).get("external_indexing")
+        check_split_of_rows(indexing, self.adata.n_obs)
+        check_limits(trainer_kwargs, math.ceil(self.adata.n_obs * (train_size or 0.9) / batch_size))
+        if self.is_query_ and _fit.embedding_is_fixed(self.module):
+            warnings.warn(_fit.FIXED_EMBEDDING, UserWarning, stacklevel=2)
+        if train_size is None and not early_stopping and not indexing:
+            train_size = 1.0 - (validation_size or 0.0)
+        if folder is not None and _fit.is_first_process(trainer_kwargs.get("strategy")):
+            _fit.check_no_run(folder)
+        defaults = {"estimator": self.estimator}
+        n_clusters = self.init_params_["non_kwargs"]["n_components"]
+        labels, arguments = names_of_labels(self.registry_), self.registry_[SETUP_ARGS_KEY]
+        if labels and n_clusters is None and (label_codes(self.adata_manager) < 0).any():
+            defaults |= FROM_LABELS
+        if self.is_trained_:
+            defaults |= dict.fromkeys(("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
+        plan_kwargs = plan_kwargs or {}
+        learned = not self.is_query_ and plan_kwargs.get("spatial", 1.0) > 0
+        prepared = prepare(
+            self.module,
+            self.adata_manager,
+            first=not self.is_trained_,
+            partition=start,
+            n_clusters=n_clusters,
+            with_graph=plan_kwargs.get("potts", 1.0) > 0,
+            spatial_key=arguments.get("spatial_key") if learned else None,
+            held_out=self.held_out_,
+        )
+        self.held_out_ = prepared.held_out
+        if prepared.start is not None:
+            self.starting_partition_ = prepared.start.partition
+            self.clusters_ = Clusters.of(range(prepared.start.n_components), labels)
+        with_positions = prepared.data.positions is not None
+        if with_positions:
+            defaults |= WITH_POSITIONS
+        if max_epochs is None:
+            max_epochs = default_epochs(self.adata.n_obs, batch_size, with_positions)
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_patience", max(5, round(max_epochs / 10)))
+        fit = {
+            "max_epochs": max_epochs,
+            "accelerator": accelerator,
+            "devices": devices,
+            "train_size": train_size,
+            "validation_size": validation_size,
+            "shuffle_set_split": shuffle_set_split,
+            "batch_size": batch_size,
+            "early_stopping": early_stopping,
+            "datasplitter_kwargs": {
+                "as_counts": self.gene_likelihood in COUNT_LIKELIHOODS,
+                **(datasplitter_kwargs or {}),
+            },
+            "plan_kwargs": {**defaults, **plan_kwargs, "data": prepared.data},
+            **trainer_kwargs,
+        }
+        self._fit(fit, quiet, folder, checkpoint_every)
+
+    def _fit(self, arguments: dict, quiet: bool, folder, every: int, resumed: Run | None = None) -> None:
+        """Train with scvi-tools, then make clusters, also if the run was stopped.
+
+        Parameters
+        ----------
+        arguments
+            Arguments of scvi-tools' ``train``.
+        quiet
+            Argument of :meth:`train`.
+        folder, every
+            Its ``checkpoint_dir``, an existing folder or ``None``, and ``checkpoint_every``.
+        resumed
+            Run that ``arguments`` resume; ``None`` for a new one.
+        """
+        was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in arguments)
+        self.tree_ = None  # that of an earlier run is not one of its checkpoints
+        history = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
+        checkpoints = None
+        if folder is not None:
+            known = self.adata_manager, self.module, history, self._describe, resumed
+            checkpoints = _fit.checkpoint_writer(folder, every, arguments, guard, *known)
+        if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
+            self.module.train()
+        with _fit.quietly(quiet):
+            super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+        logged = getattr(self.trainer.logger, "history", None)
+        if isinstance(logged, dict):
+            self.history_ = _fit.continued(history, logged, guard.first)
+        self.is_trained_ = was_trained or guard.failure is None or guard.n_epochs > 0
+        if self.is_trained_ and not self.is_query_:  # clusters of new cells are the reference's
+            self._choose_level()
+            if arguments["plan_kwargs"]["data"].positions is not None:
+                self.fit_spatial_map()
+        if guard.stopped:
+            raise _fit.stopped_error(guard, arguments["max_epochs"], self.is_trained_, folder)
+        if checkpoints is None:
+            return
+        _fit.check_checkpoints(checkpoints, folder)
+        if self.trainer.is_global_zero:
+            self.save(folder, overwrite=True)
+            _fit.end_run(folder)
+        if dist.is_initialized():
+            dist.barrier()  # the model is there for all
+
+    @classmethod
+    def resume(
+        cls,
+        checkpoint_dir: str | os.PathLike,
+        adata: AnnData,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        quiet: bool = False,
+        plan_kwargs: dict | None = None,
+        **trainer_kwargs,
+    ):
+        """Go on with a run of :meth:`train` that was stopped or killed, from its last checkpoint to its end.
+
+        Parameters
+        ----------
+        checkpoint_dir
+            As given to :meth:`train`.
+        adata
+            The data of the run; it need not be set up.
+        accelerator, devices, quiet
+            As in :meth:`train`.
+        plan_kwargs, **trainer_kwargs
+            Options to change, or to give again because a file cannot hold them: functions (such as the ``view`` of
+            :class:`rmve.training.RMVETrainingPlan`), callbacks and loggers. All others are those of the run.
+
+        Returns
+        -------
+        The trained model. If the run had come to its end already, its model.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint.
+        ValueError
+            If ``adata`` has other cells or genes than the run, or the files are not those of a run.
+
+        Notes
+        -----
+        Weights, the optimizer, the running assignment, the random numbers and the place in all schedules are those of
+        the checkpoint: on the CPU the result is that of a run that was never stopped. Nothing in the files is executed.
+
+        Examples
+        --------
+        >>> model.train(checkpoint_dir="run")  # doctest: +SKIP
+        >>> model = rmve.RMVE.resume("run", adata)  # after a crash  # doctest: +SKIP
+        """
+        folder = check.get_folder("checkpoint_dir", checkpoint_dir)
+        if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
+            model = cls.load(folder, adata=adata, accelerator=accelerator)
+            _fit.end_run(folder)  # of a process that was killed when all was done
+            return model
+        run, digest = read_run(folder, cls._training_plan_cls)
+        checkpoint = _fit.last_checkpoint(folder)
+        check.check_anndata(adata)
+        check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
+        check.check_device(accelerator, devices)
+        plan_kwargs = plan_kwargs or {}
+        options = _fit.resumed_options(folder, run, plan_kwargs, trainer_kwargs)
+        file = _fit.read_trainer_file(folder, checkpoint, digest)
+        alone = cls.load(checkpoint, adata=False, accelerator="cpu")
+        state = _fit.read_state(checkpoint, file, run, alone.module)
+        _fit.check_same_cells(folder, run, adata, alone.registry_[SETUP_ARGS_KEY])
+        model = cls.load(checkpoint, adata=adata, accelerator=accelerator)
+        every = options.pop("checkpoint_every")
+        arguments = options | {
+            "accelerator": accelerator,
+            "devices": devices,
+            "ckpt_path": str(checkpoint / TRAINER_FILE),
+            "plugins": [*_fit.as_list(options.get("plugins")), TrainerState(state)],
+            "datasplitter_kwargs": options["datasplitter_kwargs"] | {"external_indexing": run.split},
+            "plan_kwargs": options["plan_kwargs"] | plan_kwargs | {"data": run.data},
+        }
+        model._fit(arguments, quiet, folder, every, run)
+        return model
+
+    # -------------------------------------------------------------- clusters
+
+    def _posterior(self, cells: AnnData | None = None, rows=None, batch_size: int | None = None) -> Posterior:
+        """Posterior of cells that :meth:`_validate_anndata` returned, of the training cells by default."""
+        cells = self._validate_anndata() if cells is None else cells
+        return encode(self.module, self.get_anndata_manager(cells, required=True), rows, batch_size)
+
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        soft: bool = False,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Cluster of each cell.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+        soft
+            Whether to return probabilities instead of the most probable cluster.
+        indices
+            Rows of ``adata``, or a mask; ``None`` is all.
+        batch_size
+            Cells in a mini-batch.
+
+        Returns
+        -------
+        A categorical series with the cluster of each cell's most probable component, or with ``soft`` a data frame of
+        ``q(y|x)`` with a column for each cluster; the index holds the cells' names. Clusters are called ``"0"``,
+        ``"1"``, ... from the largest to the smallest in the training data; with labels, by the labels, and new ones
+        ``"new_0"``, ``"new_1"``, ...
+        """
+        self._check_if_trained()
+        if batch_size is not None:
+            check.check_positive_int("batch_size", batch_size)
+        cells = self._validate_anndata(adata)
+        indices = check.get_indices(indices, cells.n_obs)
+        assignment = self._posterior(cells, indices, batch_size).assignment
+        index = cells.obs_names if indices is None else cells.obs_names[indices]
+        return self.clusters_.probabilities(assignment, index) if soft else self.clusters_.labels(assignment, index)
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters, after merging."""
+        return len(self.clusters_)
+
+    @property
+    def component_means(self) -> pd.DataFrame:
+        """Means of the components, ``(K, n_latent)``."""
+        return pd.DataFrame(self.module.mixture.mean.detach().cpu().numpy())
+
+    @property
+    def component_variances(self) -> pd.DataFrame:
+        """Variances of the components, ``(K, n_latent)``."""
+        return pd.DataFrame(self.module.mixture.var.detach().cpu().numpy())
+
+    def get_components(self) -> pd.DataFrame:
+        """Table of the mixture's components, used or not.
+
+        Returns
+        -------
+        Data frame with a row for each component: ``weight`` (mean of ``q(y|x)`` over the training data), ``n_cells``
+        (cells most probably of it), ``separation`` (Bhattacharyya distance in nats to the nearest active component;
+        infinite if there is none), ``nearest`` (that component, -1 if none), ``active`` (holds cells) and
+        ``cluster``. Means and covariances are in :attr:`component_means` and :attr:`component_variances`.
+        """
+        self._check_if_trained()
+        distance = _tables.separations(self.module.mixture)
+        return _tables.component_table(self._posterior().assignment, distance, self.clusters_)
+
+    # ---------------------------------------------------------------- levels
+
+    @property
+    def tree(self) -> MergeTree:
+        """Merges of the components; made at the end of training, and from a checkpoint when it is asked for.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        """
+        self._check_if_trained()
+        if self.tree_ is None:
+            posterior, labels = self._posterior(), names_of_labels(self.registry_)
+            self.tree_ = find_levels(self.module, self.adata_manager, posterior, len(labels))
+        return self.tree_
+
+    def get_merge_tree(self) -> pd.DataFrame:
+        """All merges from the components that hold cells down to one cluster.
+
+        Returns
+        -------
+        Data frame with a row for each merge: ``kept`` and ``merged`` (components; the union is called ``kept``),
+        ``confusion`` (how often the two halves of a cell's molecules fall into the two clusters, relative to the halves
+        of different cells: 1 for one population, 0 for clusters that share no cell), ``distance`` (increase of the
+        within-cluster sum of squares per cell), ``effect`` and ``support`` (gain in nats per molecule from telling the two
+        apart, on molecules and cells that were not used for it, and that gain over its standard error) and
+        ``n_clusters`` (left after it).
+        """
+        return _tables.merge_table(self.tree)
+
+    def get_resolutions(self) -> pd.DataFrame:
+        """The nested levels of the clustering, from the finest to one cluster.
+
+        Returns
+        -------
+        Data frame with a row for each level:
+
+        - ``n_clusters``: clusters of the level;
+        - ``kept``, ``merged``: components whose merge led there (-1 in the first row: none);
+        - ``confusion``, ``distance``, ``effect``, ``support``: of that merge, as in :meth:`get_merge_tree` (NaN in the
+          first row);
+        - ``separation``: least Bhattacharyya distance, in nats, between components of different clusters (infinite for
+          one cluster);
+        - ``in_use``: whether these are the model's clusters now;
+        - ``recommended``: the default level, the finest one whose clusters are different populations
+          (:data:`rmve.levels.MIN_CONFUSION`).
+
+        Notes
+        -----
+        The recommendation rests on this one run. :meth:`RMVE.stability` says which levels other runs agree on.
+        """
+        return _tables.level_table(self.tree, _tables.separations(self.module.mixture), self.clusters_)
+
+    def merge_components(self, n_clusters: int | Literal["auto"] | None = None) -> pd.Series:
+        """Choose the level of the clusters, finer or coarser, without retraining.
+
+        Parameters
+        ----------
+        n_clusters
+            Number of clusters, from 1 to that of the finest level; ``"auto"`` is the default level, ``None`` the finest.
+
+        Returns
+        -------
+        The cluster of each cell of the training data, which :meth:`predict` and ``annotate`` also use from then on.
+
+        Raises
+        ------
+        ValueError
+            If there is no level with ``n_clusters``.
+        """
+        tree = self.tree
+        if n_clusters is None:
+            n_clusters = tree.n_finest
+        elif n_clusters == "auto":
+            n_clusters = tree.n_default
+        else:
+            check.check_positive_int("n_clusters", n_clusters)
+            if n_clusters > tree.n_finest:
+                raise ValueError(
+                    f"`n_clusters={n_clusters}` is more than the {tree.n_finest} clusters of the finest level. Train with "
+                    f"`n_components={n_clusters}`, or divide clusters with `model.subcluster()`."
+                )
+        posterior = self._posterior()
+        self.clusters_ = self._clusters_at(tree, n_clusters, posterior)
+        return self.clusters_.labels(posterior.assignment, self.adata.obs_names)
+
+    def _clusters_at(self, tree: MergeTree, n_clusters: int, posterior: Posterior) -> Clusters:
+        """Clusters of a level of a tree, numbered by size on the training data."""
+        distance, labels = _tables.separations(self.module.mixture), names_of_labels(self.registry_)
+        return Clusters.by_size(posterior.assigned, tree.cut(n_clusters), distance, labels)
+
+    def _choose_level(self) -> None:
+        """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
+        posterior, labels = self._posterior(), names_of_labels(self.registry_)
+        self.tree_ = tree = find_levels(self.module, self.adata_manager, posterior, len(labels))
+        n_clusters = self.init_params_["non_kwargs"]["n_components"] or tree.n_default
+        if n_clusters > tree.n_finest:
+            warnings.warn(
+                f"`n_components={n_clusters}` clusters were asked for, and the cells support {tree.n_finest}. Lower "
+                "`plan_kwargs={'repulsion': ...}` for finer clusters.",
+                stacklevel=2,
+            )
+        self.clusters_ = self._clusters_at(tree, min(max(n_clusters, tree.n_coarsest), tree.n_finest), posterior)
+
+    def subcluster(
+        self, clusters: str | Sequence[str] | None = None, adata: AnnData | None = None, **train_kwargs
+    ) -> pd.Series:
+        """Divide clusters further: train again on the cells of each, with the genes that vary among them.
+
+        A cluster that is one population stays whole, since the repulsion leaves one component of it.
+
+        Parameters
+        ----------
+        clusters
+            Name or names of the clusters to divide; ``None`` divides all.
+        adata
+            The training cells, in any order, with more genes than the model has; ``None`` is the training data. It needs
+            the layer and the columns of ``obs`` that were registered.
+        **train_kwargs
+            Passed to :meth:`train`.
+
+        Returns
+        -------
+        Categorical series over the training cells: ``"3.0"``, ``"3.1"``, ... in place of a cluster ``"3"`` that was
+        divided, so that the result is nested below the clusters in use. Nothing is written.
+
+        Raises
+        ------
+        KeyError
+            If there is no cluster of a name.
+        ValueError
+            If ``adata`` lacks training cells.
+
+        Examples
+        --------
+        >>> adata.obs["fine"] = model.subcluster(["0", "3"])  # doctest: +SKIP
+        """
+        labels = self.predict()
+        names = labels.cat.categories.tolist()
+        chosen = names if clusters is None else [clusters] if isinstance(clusters, str) else list(clusters)
+        unknown = [name for name in chosen if name not in names]
+        if unknown:
+            raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
+        cells = self.adata if adata is None else adata
+        check.check_structures(cells)
+        missing = labels.index.difference(cells.obs_names)
+        if len(missing):
+            raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
+        if cells.is_view and cells.isbacked:
+            cells = cells.to_memory()
+        places = None if adata is None else cells.obs_names.get_indexer(labels.index)
+        arguments = self.registry_[SETUP_ARGS_KEY]
+        options = {name: arguments.get(name) for name in SUBCLUSTER_SETUP}
+        kwargs = self.init_params_["non_kwargs"] | {"n_components": None}
+
+        def cluster(part: AnnData) -> pd.Series:
+            type(self).setup_anndata(part, **options)
+            model = type(self)(part, **kwargs)
+            model.train(**({"quiet": True} | train_kwargs))
+            return model.predict()
+
+        return divide(labels, chosen, cells, arguments.get("layer"), cluster, places)
+
+    @classmethod
+    def stability(
+        cls,
+        adata: AnnData,
+        n_runs: int = 5,
+        seeds: Sequence[int] | None = None,
+        train_kwargs: dict | None = None,
+        **model_kwargs,
+    ) -> Stability:
+        """Train several times from different seeds and compare the clusters, at every number of them.
+
+        Parameters
+        ----------
+        adata
+            Set up with :meth:`setup_anndata`; it stays as it is.
+        n_runs
+            Number of runs.
+        seeds
+            Seed of each run; ``None`` is ``0, 1, ...``.
+        train_kwargs
+            Passed to :meth:`train`.
+        **model_kwargs
+            Passed to :class:`RMVE`.
+
+        Returns
+        -------
+        Agreement of each pair of runs, consensus clusters, the stability of each cell, the agreement at every number
+        of clusters, and the number that it recommends.
+
+        Raises
+        ------
+        ValueError
+            If ``n_runs`` is below two or does not match ``seeds``.
+
+        Notes
+        -----
+        The number of clusters can be recommended among the levels of the runs, no others. See
+        :func:`rmve.stability.recommend_number` for the rule and its limits.
+        """
+        check.check_positive_int("n_runs", n_runs, minimum=2)
+        seeds = range(n_runs) if seeds is None else seeds
+        if len(seeds) != n_runs:
+            raise ValueError(f"`seeds` has {len(seeds)} entries for `n_runs={n_runs}`.")
+        runs = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in seeds:
+                torch.manual_seed(seed)
+                model = cls(adata, **model_kwargs)
+                model.train(**(train_kwargs or {}))
+                runs.append(StabilityRun(model._posterior().assigned, model.clusters_.of_component, model.tree))
+        return compare_runs(runs, adata.obs_names)
+
+    # ----------------------------------------------------------------- space
+
+    def fit_spatial_map(
+        self,
+        adata: AnnData | None = None,
+        spatial_key: str | None = None,
+        kind: str = "linear",
+        scheme: str = "folds",
+        group_key: str | None = None,
+    ) -> SpatialMap:
+        """Fit a linear map from the latent mean to coordinates, by ridge regression.
+
+        :meth:`train` does it if positions are registered; call it for another kind of map, or for positions that the
+        model was not trained with.
+
+        Parameters
+        ----------
+        adata
+            Cells with positions; ``None`` is the training data.
+        spatial_key
+            Key of ``adata.obsm`` with the coordinates, rows of NaN where unknown; ``None`` is the one given to
+            ``setup_anndata``.
+        kind
+            ``"linear"``: one affine map. ``"by_cluster"``: one for each component, weighted by ``q(y|x)`` and shrunk to
+            the common one.
+        scheme
+            How the map is judged, if the model did not learn these positions: see :func:`rmve.spatial.cross_validate`.
+            If it did, the cells whose positions it did not learn judge it: the tenth that was held out of training.
+        group_key
+            Column of ``adata.obs`` with the groups of ``scheme="groups"``: donors, sections.
+
+        Returns
+        -------
+        The map with its quality; :meth:`map_to_space` and ``annotate`` use it from then on.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If there are no usable coordinates, or fewer of them than latent dimensions, plus two; or if none of the
+            positions can judge the map, because the model has learned them all.
+
+        Warns
+        -----
+        UserWarning
+            If cells that the map did not see are not placed better than by chance.
+        """
+        check.check_choice("kind", kind, spatial.KINDS)
+        self._check_if_trained()
+        cells, registered = self._validate_anndata(adata), self.registry_[SETUP_ARGS_KEY].get("spatial_key")
+        spatial_key = spatial_key or registered
+        if spatial_key is None:
+            raise ValueError("No coordinates: give `spatial_key` here or to `setup_anndata`.")
+        judging = partial(_places.judging_cells, cells, registered, self.held_out_)
+        posterior = partial(self._posterior, cells)
+        self.spatial_map_ = _places.fit_map(
+            cells, spatial_key, posterior, self.module.n_latent, kind, judging, scheme, group_key
+        )
+        return self.spatial_map_
+
+    def map_to_space(self, adata: AnnData | None = None) -> pd.DataFrame:
+        """Predicted coordinates of each cell.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+
+        Returns
+        -------
+        Data frame with the columns ``"0"``, ``"1"``, ... (the axes, in the unit of the coordinates) and ``"sd"`` (root
+        mean square over the axes of the predictive standard deviation, in the same unit; see
+        :meth:`rmve.SpatialMap.predict_sd`).
+
+        Raises
+        ------
+        RuntimeError
+            If there is no map: the model was trained without positions, and :meth:`fit_spatial_map` was not called.
+        """
+        spatial_map = _places.require_map(self.spatial_map_)
+        cells = self._validate_anndata(adata)
+        return _places.place(spatial_map, self._posterior(cells), cells.obs_names)
+
+    def get_spatial_genes(self, batch_size: int | None = None) -> pd.DataFrame:
+        """How each gene changes along each axis of space: the linear map, followed back through the decoder.
+
+        A step of one standard deviation of the known positions along an axis is the most probable step in the latent space
+        that leads there, ``Σ A' (A Σ A')^{-1}`` times it, with the covariance ``Σ`` of the latent means; the decoder says
+        what it does to each gene, on average over the training cells.
+
+        Parameters
+        ----------
+        batch_size
+            Cells in a mini-batch.
+
+        Returns
+        -------
+        Data frame with a row for each gene and a column for each axis (``"0"``, ``"1"``, ...): the change of expression
+        in log2 units for counts, in the data's unit for a normal likelihood, in log-odds for a Bernoulli one.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no map.
+        """
+        spatial_map = _places.require_map(self.spatial_map_)
+        cells = self._validate_anndata()
+        loader = self._make_data_loader(adata=cells, batch_size=batch_size or 1024)
+        return _places.genes_along_axes(self.module, spatial_map, self._posterior(cells), loader, cells.var_names)
+
+    @classmethod
+    def cross_validate_positions(
+        cls,
+        adata: AnnData,
+        scheme: str = "folds",
+        group_key: str | None = None,
+        n_folds: int = 5,
+        train_kwargs: dict | None = None,
+        **model_kwargs,
+    ) -> tuple[pd.DataFrame, Quality]:
+        """Train once for each fold with its positions hidden, and compare where the cells are put with where they are.
+
+        Parameters
+        ----------
+        adata
+            AnnData set up with ``spatial_key``; it is left as it is. Hidden are positions, not expression: the case of
+            dissociated cells beside a spatial reference.
+        scheme, n_folds
+            As in :func:`rmve.spatial.cross_validate`.
+        group_key
+            Column of ``adata.obs`` with the groups of ``scheme="groups"``.
+        train_kwargs
+            Arguments of :meth:`train`.
+        **model_kwargs
+            Arguments of :class:`RMVE`.
+
+        Returns
+        -------
+        Predicted coordinates as :meth:`map_to_space` gives them, of all cells with a position, and their quality.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If ``adata`` was not set up with positions, or an option is wrong.
+        """
+        arguments = dict(cls._check_set_up(adata)._get_setup_method_args()["setup_args"])
+        if arguments["spatial_key"] is None:
+            raise ValueError("Set up `adata` with `spatial_key` first: `RMVE.setup_anndata(adata, spatial_key=...)`.")
+
+        def predict(fold: AnnData) -> pd.DataFrame:
+            cls.setup_anndata(fold, **arguments)
+            model = cls(fold, **model_kwargs)
+            model.train(**(train_kwargs or {}))
+            return model.map_to_space()
+
+        return _places.cross_validate(adata, arguments["spatial_key"], scheme, group_key, n_folds, predict)
+
+    # --------------------------------------------------------------- results
+
+    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
+        """Write the results into ``adata``: the one method that does.
+
+        Everything is computed before anything is written; calling it again overwrites the same keys.
+
+        Parameters
+        ----------
+        adata
+            Where to write; ``None`` is the training data. New data is assigned first.
+        key_added
+            Name of the cluster column, and the stem of the other names (see the user guide):
+            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
+            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If ``adata`` is a view or does not fit the model, or one of the names made from ``key_added`` holds something
+            that RMVE did not write, or that the model reads.
+        """
+        self._check_if_trained()
+        if adata is not None:
+            check.check_anndata(adata)
+        cells = self._validate_anndata(adata)
+        adata = cells if adata is None else adata
+        arguments, smap, names = self.registry_[SETUP_ARGS_KEY], self.spatial_map_, Written(key_added)
+        check.check_key_added(adata, key_added, _results.read_names(arguments), with_map=smap is not None)
+        posterior = self._posterior(cells)
+        training = posterior if self.adata is None or cells is self.adata else self._posterior()
+        results = _results.cell_results(posterior, self.clusters_, adata.obs_names, names)
+        distance = _tables.separations(self.module.mixture)
+        results.uns.update(
+            params=_results.parameters(self.init_params_["non_kwargs"], arguments),
+            components=_tables.component_table(training.assignment, distance, self.clusters_),
+            component_means=self.component_means.to_numpy(),
+            component_variances=self.component_variances.to_numpy(),
+            resolutions=self.get_resolutions(),
+            versions=_results.versions(),
+        )
+        if smap is not None:
+            placed = _results.place_results(_places.place(smap, posterior, adata.obs_names), names)
+            results.obs.update(placed.obs)
+            results.obsm.update(placed.obsm)
+            results.uns["spatial_map"] = smap.to_dict()
+            if self.adata is not None:
+                results.uns["spatial_genes"] = self.get_spatial_genes()
+            if len(self.held_out_):
+                known = _places.identify_cells(adata, arguments.get("spatial_key"))
+                results.uns["held_out"] = adata.obs_names[self.held_out_.rows(known)].to_numpy(dtype=str)
+        results.write(adata, names)
