@@ -66,7 +66,7 @@ def test_annotate_is_idempotent(model, contents, assert_same):
     assert model.adata.obs["rmve"].equals(once["obs"]["rmve"])
 
 
-@pytest.mark.parametrize("step", ["component_means", "component_variances", "get_resolutions", "get_spatial_genes"])
+@pytest.mark.parametrize("step", ["get_resolutions", "get_spatial_genes"])
 def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
     """Whichever step fails, nothing has been written."""
     model.fit_spatial_map(spatial_key="spatial")

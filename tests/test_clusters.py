@@ -73,7 +73,7 @@ def test_probabilities_do_not_exceed_one(many):
     many.merge_components(1)
     assert (many.predict(soft=True) <= 1).all(axis=None)
     assignment = np.full((1, 9), np.float32(0.1112))
-    assert many._cluster_probabilities(assignment, pd.Index(["x"])).iloc[0, 0] == 1.0
+    assert many.clusters_.probabilities(assignment, pd.Index(["x"])).iloc[0, 0] == 1.0
     finest = many.merge_components(None).astype(str)
     assert (many.predict(soft=True).idxmax(axis=1) == finest).all()  # a cluster has one component that holds cells
 
