@@ -16,7 +16,7 @@ from methods import train_rmve
 from runs import prepare, run_missing, to_markdown, versions
 from scores import score
 
-from rmve.levels import MIN_CONFUSION, N_MOLECULES, merge_tree
+from rmve.clusters.levels import MIN_CONFUSION, N_MOLECULES, merge_tree
 from rmve.model._encode import encode
 from rmve.model._levels import joint_of_cells
 

@@ -29,7 +29,7 @@ from scores import matched, score
 from sklearn.decomposition import PCA
 
 import rmve
-from rmve.initialization import nearest_neighbors
+from rmve.clusters.initialization import nearest_neighbors
 
 N_IMAGES, SIDE, N_DIGITS, N_NEIGHBORS, BATCH_SIZE = 70_000, 28, 10, 15, 512
 #: Resolution of the communities: low enough for few of them, high enough for more than ten.

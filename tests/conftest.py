@@ -28,8 +28,8 @@ from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
 from rmve import RMVE
-from rmve.initialization import nearest_neighbors
-from rmve.levels import MergeTree
+from rmve.clusters.initialization import nearest_neighbors
+from rmve.clusters.levels import MergeTree
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import RMVEModule
 

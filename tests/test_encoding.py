@@ -8,8 +8,8 @@ import scanpy as sc
 import torch
 from scvi import REGISTRY_KEYS
 
+from rmve.clusters.initialization import input_statistics
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
-from rmve.initialization import input_statistics
 from rmve.maths.sparse_input import first_layer
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule

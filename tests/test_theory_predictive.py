@@ -17,11 +17,11 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 from torch.distributions import Poisson
 
-from rmve.levels import MIN_CONFUSION, confusion_of, joint_of_halves, merge_tree
+from rmve.clusters.levels import MIN_CONFUSION, confusion_of, joint_of_halves, merge_tree
+from rmve.clusters.support import support_of_merges
 from rmve.maths.hsic import gini, hsic_trace
 from rmve.maths.repulsion import default_bandwidth, expected_overlap
 from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal
-from rmve.support import support_of_merges
 
 N_CELLS = 20_000
 #: Signal to noise of a direction from which on it earns nats.

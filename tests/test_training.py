@@ -459,7 +459,9 @@ def test_no_graph_without_potts(cells, plan_options, monkeypatch):
     """Without the Potts prior training gets no graph, and with a given start no neighbours are looked for."""
     RMVE.setup_anndata(cells)
     assert plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0})["data"].graph is None
-    monkeypatch.setattr("rmve.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed."))
+    monkeypatch.setattr(
+        "rmve.clusters.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed.")
+    )
     start = np.arange(cells.n_obs) % 3
     data = plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0}, start=start)["data"]
     assert data.graph is None

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 from rmve.spatial import KINDS, SpatialMap
 
 #: Fields of the registry without which no model can be built.

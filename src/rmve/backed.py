@@ -1,4 +1,4 @@
-"""Matrices that stay on disk: an h5ad opened with ``backed="r"``, or ``anndata.io.sparse_dataset`` of h5ad or zarr.
+"""Matrices that are read in blocks, and those that stay on disk: an h5ad opened with ``backed="r"``, or ``anndata.io.sparse_dataset`` of h5ad or zarr.
 
 Rows are read in runs, never one by one and never all at once. Training reads a random set of short runs at a time and
 draws its mini-batches from the cells in them.
@@ -18,6 +18,8 @@ from rmve.maths.sparse_structure import check_offsets, check_structure
 RUN_LENGTH, CELLS_IN_MEMORY = 256, 32_768
 #: Wanted rows at most this far apart are read in one run.
 MAX_GAP = 64
+#: Rows of a block, where all of a matrix is read.
+CHUNK = 4096
 
 
 def is_on_disk(x) -> bool:
@@ -89,3 +91,37 @@ def batches_in_memory(batches: list[np.ndarray], rng: np.random.Generator | None
         else:
             rows = rng.permutation(np.concatenate(group))
             yield np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])
+
+
+def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
+    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
+    for block in stored_chunks(x, rows, size):
+        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+
+
+def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:
+    """The same blocks as they are stored, dense or sparse."""
+    rows = np.arange(x.shape[0]) if rows is None else rows
+    for start in range(0, len(rows), size):
+        yield read_rows(x, rows[start : start + size])
+
+
+def row_sums(x) -> np.ndarray:
+    """Total of each row of a dense, sparse or backed matrix, shape ``(n,)``."""
+    blocks = [x] if sp.issparse(x) else stored_chunks(x)
+    return np.concatenate([np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in blocks])
+
+
+def share_of_zeros(x, max_cells: int = 2000) -> float:
+    """Share of zeros among the values of the first cells.
+
+    Parameters
+    ----------
+    x
+        Data in memory or on disk, shape ``(n, G)``.
+    max_cells
+        Number of cells that are looked at.
+    """
+    n_cells = min(x.shape[0], max_cells)
+    n_nonzero = sum(int((block != 0).sum()) for block in stored_chunks(x, np.arange(n_cells)))
+    return 1.0 - n_nonzero / (n_cells * x.shape[1])

@@ -24,9 +24,9 @@ from rmve._callbacks import list_epochs, silence
 from rmve._command import Training, check_output, fit
 from rmve._files import replacing
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
-from rmve._run import TrainingStopped
 from rmve._validation import check_key_added, foreign_names
 from rmve.gene_likelihoods import GENE_LIKELIHOODS
+from rmve.model._fit import TrainingStopped
 from rmve.report import make_report
 from rmve.spatial import KINDS
 

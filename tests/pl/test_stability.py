@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import rmve
-from rmve.stability import Run, compare_runs
+from rmve.clusters.stability import Run, compare_runs
 
 
 @pytest.fixture

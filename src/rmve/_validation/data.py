@@ -11,8 +11,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
-from rmve.backed import check_matrix
-from rmve.initialization import row_sums, stored_chunks
+from rmve.backed import check_matrix, row_sums, stored_chunks
 
 #: Packages whose matrices stay on disk and are read by rows.
 ON_DISK = ("anndata", "h5py", "zarr")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rmve.clusters._names import name_clusters
-from rmve.components import order_by_size
+from rmve.clusters.components import order_by_size
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from rmve.initialization import default_n_components, starting_partition
-from rmve.labels import partition_from_labels
+from rmve.clusters.initialization import default_n_components, starting_partition
+from rmve.clusters.labels import partition_from_labels
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY, UUID_KEY
 from rmve._document import check_document, check_sizes
 from rmve._serialization import DIGESTS, not_a_model, read_model, write_model
 from rmve.clusters._clusters import Clusters
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 from rmve.model import _expression as expression
 from rmve.model import _io as io
 from rmve.model import _managers as managers

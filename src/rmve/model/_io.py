@@ -13,7 +13,7 @@ from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._document import check_weights, read_map, read_tree
 from rmve._files import PRIVATE, find
 from rmve.clusters._clusters import Clusters
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 from rmve.model._held_out import HeldOut
 from rmve.module import RMVEModule
 from rmve.spatial import SpatialMap

@@ -11,13 +11,13 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from rmve._keys import TARGET_KEY
+from rmve.clusters.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
+from rmve.clusters.support import support_of_merges
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
-from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.maths.sparse_rows import SparseRows
 from rmve.model._encode import Posterior, batches, encode_batch
 from rmve.module import RMVEModule
 from rmve.predictive import split_batch, thin_batch
-from rmve.support import support_of_merges
 
 #: Latent points whose density under each component is computed at once.
 MIXTURE_BATCH = 65_536

@@ -22,11 +22,14 @@ from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._options import check_limits, check_options, check_split_of_rows
 from rmve._serialization import JSON_FILE
+from rmve.backed import share_of_zeros
 from rmve.clusters._clusters import Clusters
+from rmve.clusters.levels import MergeTree
+from rmve.clusters.stability import Run as StabilityRun
+from rmve.clusters.stability import Stability, compare_runs
+from rmve.clusters.subclusters import divide
 from rmve.dataloading import IndexedDataSplitter
 from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
-from rmve.initialization import share_of_zeros
-from rmve.levels import MergeTree
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.model import _fit, _places, _results, _tables
@@ -39,9 +42,6 @@ from rmve.model._setup import check_unchanged, label_codes, names_of_labels
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
 from rmve.predictive import SPLITS
 from rmve.spatial import Quality, SpatialMap
-from rmve.stability import Run as StabilityRun
-from rmve.stability import Stability, compare_runs
-from rmve.subclusters import divide
 from rmve.training import RMVETrainingPlan
 
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
@@ -64,7 +64,7 @@ class RMVE(RMVEBase):
         Registry of a saved model, instead of ``adata``.
     n_components
         Number of clusters; ``None`` finds it. A run starts from more components than that, from small clusters
-        (:func:`rmve.initialization.default_n_components`), and the repulsion empties redundant ones. Those that are left
+        (:func:`rmve.clusters.initialization.default_n_components`), and the repulsion empties redundant ones. Those that are left
         are the finest level; the default one merges components of one population (:mod:`rmve.levels`), and
         ``n_components`` is another level, finer or coarser. With labels, a run starts from a component for each and
         for each small cluster that is too poor in labelled cells to be of a known type, with ``None`` without repulsion.

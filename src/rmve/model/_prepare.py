@@ -11,8 +11,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from rmve import _validation as check
-from rmve import initialization
 from rmve._compat import SETUP_ARGS_KEY
+from rmve.clusters import initialization
 from rmve.clusters._start import Start, find_start
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.model._encode import encode

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rmve import components
+from rmve.clusters import components
 from rmve.clusters._clusters import Clusters
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.mixture import GaussianMixture
 

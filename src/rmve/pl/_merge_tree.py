@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.levels import MIN_CONFUSION
+from rmve.clusters.levels import MIN_CONFUSION
 from rmve.pl._colors import GREY, cluster_colors
 from rmve.pl._components import row_names
 from rmve.pl._figure import CUT, despine, finish, new_axes, require

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from rmve.pl._figure import CUT, despine, finish, new_axes
 
 if TYPE_CHECKING:
-    from rmve.stability import Stability
+    from rmve.clusters.stability import Stability
 
 #: Most runs whose agreement is written into the matrix.
 MAX_WRITTEN = 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from rmve.support import support_of_merges
+from rmve.clusters.support import support_of_merges
 
 N_GENES = 60
 N_MOLECULES = 400

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from rmve.levels import MIN_CONFUSION, MergeTree, confusion_of, joint_of_halves, merge_tree
+from rmve.clusters.levels import MIN_CONFUSION, MergeTree, confusion_of, joint_of_halves, merge_tree
 
 
 def merge_apart(joint, min_cells: int = 0, **options) -> MergeTree:

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import poisson
 
-from rmve.initialization import default_n_components, starting_partition
-from rmve.levels import MergeTree, joint_of_halves, merge_tree
+from rmve.clusters.initialization import default_n_components, starting_partition
+from rmve.clusters.levels import MergeTree, joint_of_halves, merge_tree
 
 #: Share of a cell's label that comes from its neighbours, in each step by which labels spread on the graph.
 SPREADING, N_SPREADING_STEPS = 0.9, 20

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE, datasets, stability
-from rmve.levels import MergeTree
-from rmve.stability import Run, agreement_by_number, compare_runs, match_labels, recommend_number
+from rmve.clusters.levels import MergeTree
+from rmve.clusters.stability import Run, agreement_by_number, compare_runs, match_labels, recommend_number
 
 INDEX = pd.Index([f"cell {i}" for i in range(8)])
 REFERENCE = np.array([0, 0, 0, 1, 1, 1, 2, 2])

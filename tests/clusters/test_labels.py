@@ -10,9 +10,9 @@ import pytest
 import scipy.sparse as sp
 
 from rmve import RMVE
+from rmve.clusters.initialization import nearest_neighbors
+from rmve.clusters.labels import SPREADING, partition_from_labels, spread_labels
 from rmve.defaults import FROM_LABELS
-from rmve.initialization import nearest_neighbors
-from rmve.labels import SPREADING, partition_from_labels, spread_labels
 from rmve.training import RMVETrainingPlan
 
 

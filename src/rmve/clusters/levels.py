@@ -41,7 +41,7 @@ class MergeTree:
     n_indistinct
         Number of leading merges of clusters that are one: the default level is what they leave.
     effect, support
-        What unseen molecules say for the two clusters, shape ``(m,)``: see :func:`rmve.support.support_of_merges`. NaN
+        What unseen molecules say for the two clusters, shape ``(m,)``: see :func:`rmve.clusters.support.support_of_merges`. NaN
         for data without molecules.
     """
 

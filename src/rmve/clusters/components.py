@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 
 
 def separation_at_levels(tree: MergeTree, distance: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
-from rmve.subclusters import MIN_CELLS, divide, informative_genes
+from rmve.clusters.subclusters import MIN_CELLS, divide, informative_genes
 
 #: Genes of `make_cells(subtypes=True)` that differ between types; the rest differ between subtypes.
 N_TYPE_GENES = 60

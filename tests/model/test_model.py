@@ -12,8 +12,8 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
+from rmve.clusters.initialization import normalize_graph
 from rmve.gene_likelihoods import GENE_LIKELIHOODS
-from rmve.initialization import normalize_graph
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import POSTERIORS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from rmve.levels import MergeTree
+from rmve.clusters.levels import MergeTree
 
 #: Molecules of the union's profile, for each gene, that are added to each of the two profiles: few molecules say little of
 #: a profile. The best of these numbers is taken, for the two clusters of a merge together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rmve import components
+from rmve.clusters import components
 
 
 def test_order_by_size():

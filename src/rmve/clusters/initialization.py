@@ -7,7 +7,6 @@ of the principal components; training decides which of them stay. All functions 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.backed import read_rows
+from rmve.backed import CHUNK, row_chunks, row_sums
 
 #: Cells that principal components and k-means are fitted to; more are projected and assigned.
 MAX_FITTED_CELLS = 20_000
@@ -25,7 +24,6 @@ MAX_FITTED_CELLS = 20_000
 MAX_EXACT_NEIGHBORS = 20_000
 #: Above this one, they are looked for in a sample of this size, :data:`QUERY` cells at a time.
 MAX_INDEXED_NEIGHBORS, QUERY = 200_000, 50_000
-CHUNK = 4096
 #: Components that a run starts from, and the least number of cells in one, on average.
 N_START_COMPONENTS, MIN_START_CELLS = 40, 10
 #: Neighbours of a cell.
@@ -41,40 +39,6 @@ class InputStatistics:
     target_sum: float
     size_factor_scale: float
     output_bias: np.ndarray
-
-
-def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
-    """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
-    for block in stored_chunks(x, rows, size):
-        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
-
-
-def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:
-    """The same blocks as they are stored, dense or sparse."""
-    rows = np.arange(x.shape[0]) if rows is None else rows
-    for start in range(0, len(rows), size):
-        yield read_rows(x, rows[start : start + size])
-
-
-def row_sums(x) -> np.ndarray:
-    """Total of each row of a dense, sparse or backed matrix, shape ``(n,)``."""
-    blocks = [x] if sp.issparse(x) else stored_chunks(x)
-    return np.concatenate([np.asarray(block.sum(axis=1), dtype=np.float64).ravel() for block in blocks])
-
-
-def share_of_zeros(x, max_cells: int = 2000) -> float:
-    """Share of zeros among the values of the first cells.
-
-    Parameters
-    ----------
-    x
-        Data in memory or on disk, shape ``(n, G)``.
-    max_cells
-        Number of cells that are looked at.
-    """
-    n_cells = min(x.shape[0], max_cells)
-    n_nonzero = sum(int((block != 0).sum()) for block in stored_chunks(x, np.arange(n_cells)))
-    return 1.0 - n_nonzero / (n_cells * x.shape[1])
 
 
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:

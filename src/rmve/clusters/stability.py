@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from rmve.components import agreement_matrix
-from rmve.levels import MergeTree
+from rmve.clusters.components import agreement_matrix
+from rmve.clusters.levels import MergeTree
 
 #: Share of the best agreement that a number of clusters must reach to be recommended.
 MIN_SHARE = 0.9
