@@ -45,8 +45,7 @@ def pool_neighbors(adata: AnnData, neighbors_key: str, layer: str | None = None,
     check.check_anndata(adata)
     if key_added == layer:
         raise ValueError(f"`key_added={key_added!r}` would replace the counts. Choose another name.")
-    check.check_finite(adata, layer)
-    check.check_values(adata, layer, "nb")
+    check.check_values(adata, layer, "nb", check.check_finite(adata, layer))
     graph = sp.csr_matrix(check.find_graph(adata, neighbors_key), copy=True)
     graph.data = np.ones_like(graph.data)
     graph.setdiag(1.0)

@@ -26,6 +26,7 @@ from rmve._validation.columns import (
     require_column,
 )
 from rmve._validation.data import (
+    Values,
     check_anndata,
     check_finite,
     check_genes,
@@ -38,6 +39,7 @@ from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_u
 from rmve._validation.results import check_key_added, foreign_names
 
 __all__ = [
+    "Values",
     "check_anndata",
     "check_choice",
     "check_columns",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import anndata as ad
 import numpy as np
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
-from rmve.backed import check_matrix, row_sums, stored_chunks
+from rmve.backed import check_matrix, stored_chunks
 
 #: Packages whose matrices stay on disk and are read by rows.
 ON_DISK = ("anndata", "h5py", "zarr")
@@ -89,17 +90,28 @@ def get_matrix(adata: ad.AnnData, layer: str | None):
     return x
 
 
-def _values(x):
-    """Blocks of the stored values of a matrix: all that can be non-zero."""
-    if sp.issparse(x):
-        yield x.data
-    else:
-        for block in stored_chunks(x):
-            yield block.data if sp.issparse(block) else block
+@dataclass(frozen=True)
+class Values:
+    """What the values of a matrix are like, from one pass over it.
+
+    Attributes
+    ----------
+    low, high
+        Smallest and largest stored value; 0 if there is none.
+    uncountable
+        First value that is negative or fractional, so no count; ``None`` if there is none.
+    totals
+        Sum of each row, shape ``(n,)``.
+    """
+
+    low: float
+    high: float
+    uncountable: float | None
+    totals: np.ndarray
 
 
-def check_finite(adata: ad.AnnData, layer: str | None) -> None:
-    """Raise unless all values of the matrix are finite numbers.
+def check_finite(adata: ad.AnnData, layer: str | None) -> Values:
+    """What the values of a matrix are like; raise unless all are finite numbers.
 
     Raises
     ------
@@ -130,13 +142,31 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> None:
             f"{where} holds {x.dtype} numbers, which cannot be computed with. Convert them with "
             f"`{where[1:-1]} = {where[1:-1]}.astype('float32')`."
         )
-    for values in _values(x):
+    low, high, uncountable, totals = 0.0, 0.0, None, []
+    for block in [x] if sp.issparse(x) else stored_chunks(x):
+        values = block.data if sp.issparse(block) else block
         if not np.isfinite(values).all():
             raise ValueError(f"{where} holds NaN or infinite values. Remove or impute them first.")
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if uncountable is None:
+            bad = values[(values < 0) | (values != np.round(values))]
+            uncountable = float(bad[0]) if bad.size else None
+        totals.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+    return Values(low, high, uncountable, np.concatenate(totals))
 
 
-def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
+def check_values(adata: ad.AnnData, layer: str | None, likelihood: str, values: Values) -> None:
     """Raise unless the values fit the likelihood.
+
+    Parameters
+    ----------
+    adata, layer
+        Cells, and where their values are.
+    likelihood
+        ``gene_likelihood`` of the model.
+    values
+        From :func:`check_finite`.
 
     Raises
     ------
@@ -144,29 +174,25 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
         For a count likelihood: negative or fractional values, or a cell without counts. For ``"bernoulli"``:
         values outside ``[0, 1]``.
     """
-    x = get_matrix(adata, layer)
-    for values in _values(x):
-        if likelihood == "bernoulli":
-            if values.size and (values.min() < 0 or values.max() > 1):
-                raise ValueError(
-                    f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs."
-                )
-        elif likelihood != "normal":
-            bad = values[(values < 0) | (values != np.round(values))]
-            if bad.size:
-                kind = "negative" if bad[0] < 0 else "fractional"
-                raise ValueError(
-                    f"{_where(layer)} has {kind} values (for example {float(bad[0]):.10g}), but "
-                    f"`gene_likelihood={likelihood!r}` needs raw counts. {_where_counts_are(adata, layer)}, or use "
-                    "`gene_likelihood='normal'` for log-normalised values."
-                )
-    if likelihood not in ("normal", "bernoulli"):
-        empty = np.flatnonzero(row_sums(x) == 0)
-        if empty.size:
-            raise ValueError(
-                f"{empty.size} cell(s) in {_where(layer)} have no counts, the first is {adata.obs_names[empty[0]]!r}. "
-                "Remove them with `sc.pp.filter_cells(adata, min_counts=1)`."
-            )
+    if likelihood == "normal":
+        return
+    if likelihood == "bernoulli":
+        if values.low < 0 or values.high > 1:
+            raise ValueError(f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs.")
+        return
+    if values.uncountable is not None:
+        kind = "negative" if values.uncountable < 0 else "fractional"
+        raise ValueError(
+            f"{_where(layer)} has {kind} values (for example {values.uncountable:.10g}), but "
+            f"`gene_likelihood={likelihood!r}` needs raw counts. {_where_counts_are(adata, layer)}, or use "
+            "`gene_likelihood='normal'` for log-normalised values."
+        )
+    empty = np.flatnonzero(values.totals == 0)
+    if empty.size:
+        raise ValueError(
+            f"{empty.size} cell(s) in {_where(layer)} have no counts, the first is {adata.obs_names[empty[0]]!r}. "
+            "Remove them with `sc.pp.filter_cells(adata, min_counts=1)`."
+        )
 
 
 def _where_counts_are(adata: ad.AnnData, layer: str | None) -> str:

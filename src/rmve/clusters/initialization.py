@@ -46,7 +46,9 @@ def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float
     return np.log1p(counts * (target_sum / size_factor[:, None]).astype(np.float32))
 
 
-def input_statistics(x, likelihood: str, size_factor: np.ndarray | None = None) -> InputStatistics:
+def input_statistics(
+    x, likelihood: str, size_factor: np.ndarray | None = None, totals: np.ndarray | None = None
+) -> InputStatistics:
     """Per-gene mean and standard deviation of the encoder's input, in one pass over the data.
 
     Parameters
@@ -57,11 +59,13 @@ def input_statistics(x, likelihood: str, size_factor: np.ndarray | None = None) 
         ``gene_likelihood`` of the model.
     size_factor
         Registered size factors, shape ``(n,)``; ``None`` for total counts.
+    totals
+        Total of each cell, shape ``(n,)``; ``None`` reads the data once more for them.
     """
     counts = likelihood in ("nb", "zinb", "poisson")
     n, target_sum, scale, library = x.shape[0], 1.0, 1.0, None
     if counts:
-        totals = row_sums(x)
+        totals = row_sums(x) if totals is None else totals
         target_sum = float(np.median(totals))
         if size_factor is None:
             library = totals

@@ -112,14 +112,20 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         categorical_covariate_keys = check.get_keys("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check.get_keys("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
-        transferred = "source_registry" in kwargs
-        arguments = setup_method_args[SETUP_ARGS_KEY]
-        setup.check_setup(adata, arguments, kwargs.get("allow_missing_labels", False), transferred)
+        cls._set_up(adata, setup_method_args, None, **kwargs)
+
+    @classmethod
+    def _set_up(cls, adata: AnnData, setup_method_args: dict, likelihood: str | None, **kwargs) -> None:
+        """Register cells; with a likelihood, after a check that their values fit it."""
+        transferred, arguments = "source_registry" in kwargs, setup_method_args[SETUP_ARGS_KEY]
+        values = setup.check_setup(adata, arguments, kwargs.get("allow_missing_labels", False), transferred)
+        if likelihood is not None:
+            check.check_values(adata, arguments["layer"], likelihood, values)
         known = cls._setup_adata_manager_store.get(adata.uns.get(UUID_KEY))
         if known is not None and known.adata is not adata:
             # a copy took over the identity of its original, whose place it would get
             del adata.uns[UUID_KEY]
-        cls.register_manager(setup.register_training_cells(adata, setup_method_args, **kwargs))
+        cls.register_manager(setup.register_training_cells(adata, values, setup_method_args, **kwargs))
 
     @classmethod
     def register_manager(cls, adata_manager: AnnDataManager) -> None:
@@ -321,10 +327,9 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         if adata is not None:
             check.check_anndata(adata)
             check.check_genes(adata.var_names, attributes["var_names_"])
-            setup_args = registry[SETUP_ARGS_KEY]
-            check.check_finite(adata, setup_args.get("layer"))
-            check.check_values(adata, setup_args.get("layer"), empty.gene_likelihood)
-            cls.setup_anndata(adata, source_registry=registry, allow_missing_labels=True, **setup_args)
+            described = setup.description(registry)
+            options = {"source_registry": registry, "allow_missing_labels": True}
+            cls._set_up(adata, described, empty.gene_likelihood, **options)
         model = cls(adata, registry=registry, **init_params)
         for name in io.SAVED:
             setattr(model, name, attributes[name])

@@ -147,7 +147,7 @@ class RMVE(RMVEBase):
         n_obs = adata.n_obs if adata is not None and registry is None else None
         check.check_n_components(n_placeholder, n_obs, len(labels))
         if adata is not None:
-            check.check_values(adata, layer, gene_likelihood)
+            check.check_values(adata, layer, gene_likelihood, self.adata_manager.values)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
         if input_dropout is None:
             counts = adata is not None and gene_likelihood in COUNT_LIKELIHOODS

@@ -174,7 +174,7 @@ def principal_components(module: RMVEModule, manager: AnnDataManager, seed: int,
     if arguments.get("size_factor_key") is not None:
         size_factor = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
     if first:
-        stats = initialization.input_statistics(x, module.gene_likelihood, size_factor)
+        stats = initialization.input_statistics(x, module.gene_likelihood, size_factor, manager.values.totals)
         module.set_input_statistics(
             torch.as_tensor(stats.mean),
             torch.as_tensor(stats.sd),

@@ -28,8 +28,8 @@ DESCRIPTION = (MODEL_NAME_KEY, SETUP_METHOD_KEY, SETUP_ARGS_KEY)
 SCVI_NOTES = "_scvi"
 
 
-def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferred: bool) -> None:
-    """Raise unless arguments of ``setup_anndata`` fit the data.
+def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferred: bool) -> check.Values:
+    """What the values are like; raise unless arguments of ``setup_anndata`` fit the data.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferr
     for name in ("layer", "batch_key", "labels_key", "size_factor_key", "spatial_key", "neighbors_key"):
         if arguments[name] is not None:
             check.check_string(name, arguments[name])
-    check.check_finite(adata, layer)
+    values = check.check_finite(adata, layer)
     check.check_columns(
         adata,
         batch_key,
@@ -59,22 +59,25 @@ def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferr
     if labels_key is not None:
         check.check_labels(adata, labels_key, arguments["unlabeled_category"])
     if transferred:
-        return
+        return values
     if arguments["spatial_key"] is not None:
         check.get_coordinates(adata, arguments["spatial_key"])
         if batch_key is not None:
             check.warn_of_mixed_units(adata, arguments["spatial_key"], batch_key)
     if arguments["neighbors_key"] is not None:
         check.find_graph(adata, arguments["neighbors_key"])
+    return values
 
 
-def register_training_cells(adata: AnnData, setup_method_args: dict, **kwargs) -> AnnDataManager:
-    """Manager of cells to train on, with a snapshot of what was registered.
+def register_training_cells(adata: AnnData, values: check.Values, setup_method_args: dict, **kwargs) -> AnnDataManager:
+    """Manager of cells to train on, with a snapshot of what was registered, and what the values are like.
 
     Parameters
     ----------
     adata
-        Cells that :func:`check_setup` has passed.
+        Cells.
+    values
+        From :func:`check_setup`.
     setup_method_args
         Name and arguments of the set-up, as scvi-tools notes them.
     **kwargs
@@ -83,7 +86,7 @@ def register_training_cells(adata: AnnData, setup_method_args: dict, **kwargs) -
     arguments = setup_method_args[SETUP_ARGS_KEY]
     manager = AnnDataManager(fields=_fields(arguments), setup_method_args=setup_method_args)
     manager.register_fields(adata, **kwargs)
-    manager.snapshot = Snapshot.take(adata, arguments)
+    manager.snapshot, manager.values = Snapshot.take(adata, arguments), values
     return manager
 
 
@@ -106,8 +109,7 @@ def register_new_cells(adata: AnnData, registry: dict) -> AnnDataManager:
     parts = {name: dict(getattr(adata, name)) for name in ("layers", "obsm")}
     obs = adata.obs[[name for name in adata.obs if not str(name).startswith(SCVI_NOTES)]].copy()
     own = AnnData(adata.X, obs=obs, var=adata.var, **parts)
-    described = {name: value for name, value in registry.items() if name in DESCRIPTION}
-    manager = AnnDataManager(fields=_fields(registry[SETUP_ARGS_KEY]), setup_method_args=described)
+    manager = AnnDataManager(fields=_fields(registry[SETUP_ARGS_KEY]), setup_method_args=description(registry))
     manager.register_fields(own, registry, allow_missing_labels=True)
     return manager
 
@@ -134,8 +136,7 @@ def check_new_cells(
     check.check_anndata(adata, allow_view=True)
     check.check_genes(adata.var_names, var_names)
     layer, batch_key, labels_key = (arguments.get(name) for name in ("layer", "batch_key", "labels_key"))
-    check.check_finite(adata, layer)
-    check.check_values(adata, layer, likelihood)
+    check.check_values(adata, layer, likelihood, check.check_finite(adata, layer))
     check.check_columns(
         adata,
         batch_key,
@@ -157,6 +158,11 @@ def check_new_cells(
         check.check_known(adata, labels_key, "labels_key", known, advice)
     if not new_batches:
         check.check_known_covariates(adata, states["extra_categorical_covs"]["state_registry"].get("mappings", {}))
+
+
+def description(registry: dict) -> dict:
+    """Class, method and arguments by which the data of a registry was set up."""
+    return {name: value for name, value in registry.items() if name in DESCRIPTION}
 
 
 def check_unchanged(manager: AnnDataManager) -> None:
