@@ -18,7 +18,7 @@ def untrained(cells, monkeypatch) -> RMVE:
     def begin(self, *args, **kwargs):
         raise AssertionError("the preparation has begun")
 
-    monkeypatch.setattr(RMVE, "_training_data", begin)
+    monkeypatch.setattr("rmve.model._model.prepare", begin)
     return RMVE(cells, n_components=3, n_latent=3, n_hidden=8, n_layers=1)
 
 

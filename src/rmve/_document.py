@@ -60,7 +60,8 @@ def check_document(
     values = document.get("attributes")
     _require(isinstance(values, dict) and set(attributes) <= set(values), "it lacks attributes")
     _check_attributes(values)
-    _require({"clusters", "held_out", "merge_tree", "spatial_map"} <= set(document), "it lacks attributes")
+    parts = {"clusters", "held_out", "merge_tree", "spatial_map"}
+    _require(parts <= set(document), "it lacks parts, or was saved by an earlier version of RMVE")
 
 
 def _check_attributes(values: Mapping[str, object]) -> None:

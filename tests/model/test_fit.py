@@ -296,7 +296,7 @@ def test_nothing_is_written_elsewhere(untrained, tmp_path, monkeypatch):
 
 def test_one_run_in_a_folder(untrained, tmp_path, monkeypatch):
     """A folder that another run writes into is refused before the preparation; so is one that cannot be made."""
-    monkeypatch.setattr(RMVE, "_training_data", None)
+    monkeypatch.setattr("rmve.model._model.prepare", None)
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(BlockingIOError, match="Another process is writing into"):
         untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
