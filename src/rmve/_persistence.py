@@ -20,7 +20,7 @@ from scvi.model.base import ArchesMixin
 from rmve import _validation as check
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._document import check_document, check_sizes, check_weights, read_map, read_tree
-from rmve._files import PRIVATE, find
+from rmve._files import find, is_private
 from rmve._held_out import HeldOut
 from rmve._serialization import DIGESTS, not_a_model, read_model, write_model
 
@@ -138,7 +138,7 @@ class PersistenceMixin:
         """
         folder = check.get_folder("dir_path", dir_path)
         check.check_prefix(prefix)
-        if not overwrite and folder.exists() and any(not path.name.startswith(PRIVATE) for path in folder.iterdir()):
+        if not overwrite and folder.exists() and any(not is_private(path) for path in folder.iterdir()):
             raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
         if save_anndata and self.adata is None:
             raise ValueError("The model has no data to save.")
