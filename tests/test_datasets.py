@@ -312,7 +312,7 @@ def test_a_size_that_is_said_beforehand(server, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_killed_while_fetching(endless, tmp_path):
+def test_killed_while_fetching(endless, tmp_path, monkeypatch):
     """What a killed download left is removed by the next one, and the user's own files are not."""
     (tmp_path / ".rmve-notes").mkdir()
     (tmp_path / "tmp12345").write_text("mine")
@@ -323,8 +323,8 @@ def test_killed_while_fetching(endless, tmp_path):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="more than"):
-        patch.setattr(datasets, "MAX_BYTES", 1000)
+    monkeypatch.setattr(datasets, "MAX_BYTES", 1000)
+    with pytest.raises(OSError, match="more than"):
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
     assert {path.name for path in tmp_path.iterdir()} == {".rmve-notes", "tmp12345"}
 

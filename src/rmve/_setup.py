@@ -89,7 +89,8 @@ class SetupMixin:
         for name, key in (keys | {"spatial_key": spatial_key, "neighbors_key": neighbors_key}).items():
             if key is not None:
                 check.check_string(name, key)
-        check.check_finite(adata, layer)
+        if "source_registry" not in kwargs:  # who sets up new data for an old model has looked at its values
+            check.check_finite(adata, layer)
         check.check_columns(
             adata,
             batch_key,

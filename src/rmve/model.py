@@ -151,7 +151,7 @@ class RMVE(
         # a saved model may meet fewer cells than it has components
         n_obs = adata.n_obs if adata is not None and registry is None else None
         check.check_n_components(n_components, n_obs, len(self.label_names_))
-        if adata is not None:
+        if adata is not None and registry is None:  # who gives both has checked them
             check.check_values(adata, self._setup_arg("layer"), gene_likelihood)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
         if input_dropout is None:
