@@ -49,8 +49,8 @@ print((resident() - before) / 50)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of a process from /proc")
 @pytest.mark.parametrize("act", ["train", "predict"])
 def test_memory_is_given_back(act):
-    """50 trainings, or predictions, on new data of 1 MB each: the process grows by less than 1 MB for each."""
+    """50 trainings, or predictions, on new data each: the process grows by less than that data."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, act], capture_output=True, text=True, check=True)
     growth = float(done.stdout.split()[-1])
     print(f"{act}: {growth:.3f} MB each")
-    assert growth < 1.0
+    assert growth < 0.4  # less than the data of a round
