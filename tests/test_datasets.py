@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import http.server
 import io
+import os
+import signal
 import sys
 import threading
 import types
@@ -250,6 +252,92 @@ def test_redirect_is_refused_while_fetching(monkeypatch, tmp_path):
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
     with pytest.raises(OSError, match="not followed"):
         datasets.fetch_h5ad("https://a.org/x.h5ad", "0" * 64, tmp_path, progressbar=False)
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """A server whose answer has no end, until nobody listens."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"x" * 4096)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def endless():
+    """Address of a file without end."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}/atlas.h5ad"
+        httpd.shutdown()
+
+
+def test_a_file_without_end(endless, tmp_path, monkeypatch):
+    """It is given up at the largest size, and nothing of it is left."""
+    monkeypatch.setattr(datasets, "MAX_BYTES", 100_000)
+    with pytest.raises(OSError, match=r"http://127.0.0.1:\d+/atlas.h5ad.*more than.*Download it"):
+        datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_takes_too_long(endless, tmp_path, monkeypatch):
+    """It is given up after the longest time, and nothing of it is left."""
+    clock = iter(range(0, 1_000_000_000, 3600))
+    monkeypatch.setattr(datasets.time, "monotonic", lambda: next(clock))
+    with pytest.raises(OSError, match="took more than 24 hours"):
+        datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_is_not_filled(endless, tmp_path, monkeypatch):
+    """A download leaves others some room on the disk."""
+    free = datasets.MIN_FREE_BYTES + 50_000
+    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
+    with pytest.raises(OSError, match="the disk of .* has room for no more"):
+        datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_is_said_beforehand(server, tmp_path, monkeypatch):
+    """A file that is too large is not begun."""
+    monkeypatch.setattr(datasets, "MAX_BYTES", 10)
+    monkeypatch.setattr(requests.Response, "iter_content", None)
+    with pytest.raises(OSError, match="more than"):
+        datasets.fetch_h5ad(*server[:2], folder=tmp_path / "cache", progressbar=False)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_killed_while_fetching(endless, tmp_path, monkeypatch):
+    """What a killed download left is removed by the next one, and the user's own files are not."""
+    (tmp_path / ".rmve-notes").mkdir()
+    (tmp_path / "tmp12345").write_text("mine")
+    child = os.fork()
+    if child == 0:
+        datasets._Limited.__call__ = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(datasets, "MAX_BYTES", 1000)
+    with pytest.raises(OSError, match="more than"):
+        datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
+    assert {path.name for path in tmp_path.iterdir()} == {".rmve-notes", "tmp12345"}
+
+
+def test_a_file_in_the_cache_with_another_content(server, tmp_path):
+    """It is fetched again, and what a link there points to is left alone."""
+    url, checksum, _ = server
+    (tmp_path / "mine").write_text("mine")
+    path = tmp_path / f"{checksum[:12]}-atlas.h5ad"
+    path.symlink_to(tmp_path / "mine")
+    assert datasets.fetch_h5ad(url, checksum, tmp_path, progressbar=False).n_obs == 240
+    assert not path.is_symlink()
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("checksum", [None, 3, b"0" * 64])

@@ -295,3 +295,52 @@ def test_files_of_a_living_writer_are_left_alone(tmp_path):
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+@pytest.mark.parametrize("name", [".rmve-notes", ".rmve-12345678", ".rmve-abcdef12-my_files_", ".rmve-{}-toolong_9"])
+def test_folders_of_others_are_left_alone(tmp_path, name):
+    """A folder whose name begins like ours is not left over, nor is one that another machine may write in."""
+    mine = tmp_path / name.format(_files.MACHINE)
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    write_text(tmp_path / "a", "a")
+    assert (mine / "file").read_text() == "mine"
+
+
+def test_left_over_from_this_machine_and_others(tmp_path):
+    """What a killed process left here goes at once, that of another machine when nothing changed for a week."""
+    folders = [tmp_path / f".rmve-{machine}-abcd_123" for machine in (_files.MACHINE, "0123abcd", "4567abcd")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    for path in (folders[1] / "file", folders[1], folders[2]):  # a file in the last one is new
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "a", "a")
+    assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def without_flock(monkeypatch) -> None:
+    monkeypatch.setattr(_files, "fcntl", None)
+
+
+def with_flock_that_fails(monkeypatch) -> None:
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(_files.fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("lose_locks", [without_flock, with_flock_that_fails])
+def test_where_there_are_no_locks(tmp_path, monkeypatch, lose_locks):
+    """Models are written and read, whole or not at all; nobody is kept out, and nothing is taken for left over."""
+    left = tmp_path / "m" / f".rmve-{_files.MACHINE}-abcd_123"
+    left.mkdir(parents=True)
+    lose_locks(monkeypatch)
+    for number in (1, 2):
+        write(tmp_path / "m", number)
+        assert read(tmp_path / "m") == number
+    assert in_a_child(lambda: os._exit(1 if not killed_at(6, lambda: write(tmp_path / "m", 3)) else 0)) == 0
+    assert read(tmp_path / "m") in {2, 3}
+    with locked(tmp_path / "m"):
+        claim(tmp_path / "m")
+    assert left.exists()

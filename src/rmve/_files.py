@@ -2,7 +2,7 @@
 
 What is written goes to a folder of its own beside the target first, which nobody else can have prepared, and is then put in
 place by renaming. Whatever ends the process, the target is the old one or the new one. What a killed process left is removed
-by the next writer in the same folder.
+by the next writer in the same folder, on the same machine or a week later, and nothing that others made.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +26,12 @@ except ImportError:  # Windows: no locks
 
 #: How names of folders that are being written begin, and names of files that are about to be replaced.
 PRIVATE, BEFORE = ".rmve-", ".before-"
+#: The machine, in the names of such folders: locks of another one may not be seen here.
+MACHINE = hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
+#: The whole name of such a folder, with that of its machine.
+PRIVATE_NAME = re.compile(rf"{re.escape(PRIVATE)}([0-9a-f]{{8}})-[a-z0-9_]{{8}}")
+#: Seconds without a change after which a folder of another machine is left over.
+LEFT_OVER_AFTER = 7 * 24 * 3600.0
 #: Seconds to wait for another writer of the same folder.
 PATIENCE = 30.0
 
@@ -147,7 +155,7 @@ def _private_folder(parent: Path) -> Iterator[Path]:
     """An empty folder in another, for this process alone, removed with all that is left in it."""
     _remove_left_over(parent)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PRIVATE, dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{PRIVATE}{MACHINE}-", dir=parent))
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             descriptor = _lock(folder, 0.0)
             if folder.exists():
@@ -160,18 +168,32 @@ def _private_folder(parent: Path) -> Iterator[Path]:
         _unlock(descriptor)
 
 
+def is_private(path: Path) -> bool:
+    """Whether a path is, by its name, a folder that is being written, or left over from that."""
+    return PRIVATE_NAME.fullmatch(path.name) is not None
+
+
 def _remove_left_over(parent: Path) -> None:
-    """Remove private folders whose process is no more: nobody holds their lock."""
+    """Remove private folders whose process is no more: nobody holds their lock.
+
+    Those of other machines, whose locks may not reach this one, only when nothing in them changed for a week.
+    """
     if fcntl is None:
         return
-    for folder in parent.glob(f"{PRIVATE}*"):
+    for folder in filter(is_private, parent.glob(f"{PRIVATE}*")):
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if PRIVATE_NAME.fullmatch(folder.name)[1] == MACHINE or _is_old(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
+
+
+def _is_old(folder: Path) -> bool:
+    changed = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    return time.time() - changed > LEFT_OVER_AFTER
 
 
 def _lock(folder: Path, patience: float) -> int | None:

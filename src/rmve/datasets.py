@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urljoin, urlsplit
 
 import anndata as ad
@@ -16,11 +19,17 @@ import pandas as pd
 import pooch
 import scipy.sparse as sp
 
+from rmve._files import replacing, sha256_of
 from rmve._validation import check_positive_int
 from rmve.body import add_organ_positions
 
+if TYPE_CHECKING:
+    import requests
+
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25
+#: Most bytes of a download, its longest time in seconds, and bytes that it leaves free on the disk.
+MAX_BYTES, MAX_SECONDS, MIN_FREE_BYTES = 200 * 10**9, 24 * 3600.0, 10**9
 #: The digits as Keras distributes them, the checksum of that file, and that of what is in it.
 MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 MNIST_FILE_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
@@ -242,7 +251,7 @@ def fetch_h5ad(url: str, sha256: str, folder: str | Path | None = None, progress
     ValueError
         If the address or the checksum is not of that form, or the file has another checksum.
     OSError
-        If the file cannot be had.
+        If the file cannot be had, has more than 200 GB or more than the disk has room for, or takes more than a day.
     """
     try:
         parts = urlsplit(url)
@@ -260,9 +269,73 @@ def _cache(folder: str | Path | None) -> Path:
     return Path(folder or os.environ.get("RMVE_CACHE") or pooch.os_cache("rmve"))
 
 
-def _retrieve(url: str, sha256: str, name: str, folder: Path, progressbar: bool) -> str:
-    downloader = pooch.HTTPDownloader(progressbar=progressbar, timeout=60, hooks={"response": _check_redirect})
-    return pooch.retrieve(url, f"sha256:{sha256.lower()}", fname=name, path=folder, downloader=downloader)
+def _retrieve(url: str, sha256: str, name: str, folder: Path, progressbar: bool) -> Path:
+    """A file in the cache, fetched if it is not there with this checksum."""
+    path = folder / name
+    if path.is_file() and sha256_of(path) == sha256.lower():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        downloader = _Limited(progressbar=progressbar, timeout=60, hooks={"response": _check_redirect})
+        pooch.retrieve(
+            url, f"sha256:{sha256.lower()}", fname=temporary.name, path=temporary.parent, downloader=downloader
+        )
+    return path
+
+
+class _Limited(pooch.HTTPDownloader):
+    """pooch's download, which is given up when it is too large, takes too long, or would fill the disk."""
+
+    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> bool | None:
+        """Write the answer of a server to a file.
+
+        Raises
+        ------
+        OSError
+            If the server cannot be reached, or the file is given up.
+        """
+        if check_only:
+            return super().__call__(url, output_file, pooch, check_only)
+        with open(output_file, "wb") as file:
+            limits = _Limits(url, file)
+            self.kwargs["hooks"] = {"response": [_check_redirect, limits.check_length]}
+            return super().__call__(url, limits, pooch)
+
+
+class _Limits:
+    """A file to download to, which raises OSError when it is too large or late."""
+
+    def __init__(self, url: str, file: BinaryIO):
+        self.url, self.file, self.n_bytes, self.start = url, file, 0, time.monotonic()
+        self.folder = Path(file.name).parent.parent
+        self.room = shutil.disk_usage(self.folder).free - MIN_FREE_BYTES
+
+    def check_length(self, response: requests.Response, *args, **kwargs) -> None:
+        """Look at the length that the server says the file has, if it says any."""
+        length = response.headers.get("content-length", "")
+        self._check(int(length) if length.isdecimal() else 0)
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next part of the file."""
+        self.n_bytes += len(chunk)
+        self._check(self.n_bytes)
+        self.file.write(chunk)
+
+    def flush(self) -> None:
+        """Nothing to do: the file is read when it is whole."""
+
+    def _check(self, n_bytes: int) -> None:
+        problem = None
+        if n_bytes > MAX_BYTES:
+            problem = f"has more than {MAX_BYTES / 1e9:g} GB"
+        elif n_bytes > self.room:
+            problem = f"has more than {max(self.room, 0) / 1e9:.3g} GB, and the disk of {str(self.folder)!r} has room for no more"
+        elif time.monotonic() - self.start > MAX_SECONDS:
+            problem = f"took more than {MAX_SECONDS / 3600:g} hours"
+        if problem is not None:
+            raise OSError(
+                f"{self.url} {problem}; it was given up. Download it by other means, and read it with `anndata.read_h5ad`."
+            )
 
 
 def _check_redirect(response, *args, **kwargs) -> None:

@@ -250,6 +250,22 @@ def test_stability_with_labels(cells):
     assert adjusted_rand_score(cells.obs["cell_type"], found.consensus) > 0.9
 
 
+def test_stability_leaves_the_data_registered(make_cells, unchanged):
+    """The data is as before, set-up included: it can be compared again, a model made of it, and earlier ones go on."""
+    cells = make_cells()
+    RMVE.setup_anndata(cells, layer="counts", batch_key="donor", spatial_key="spatial")
+    train = {**TRAIN, "max_epochs": 1}
+    earlier = RMVE(cells, **OPTIONS)
+    earlier.train(**train)
+    manager = earlier.adata_manager
+    with unchanged(cells):
+        for _ in range(2):
+            RMVE.stability(cells, n_runs=2, train_kwargs=train, **OPTIONS)
+    assert RMVE(cells, **OPTIONS).adata_manager is manager
+    assert len(earlier.predict()) == cells.n_obs
+    earlier.train(**train)
+
+
 def test_stability_fails_without_a_trace(cells, unchanged, monkeypatch):
     """When a run fails, data and torch's generator are as before."""
     RMVE.setup_anndata(cells, layer="counts")

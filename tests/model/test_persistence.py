@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rmve import RMVE
+from rmve import RMVE, _validation
 
 
 @pytest.fixture
@@ -304,3 +304,26 @@ def test_attributes_cannot_replace_methods(folder, cells, forge):
     """Only the attributes that are saved are read: a document cannot put others in place of a model's own."""
     forge(folder, lambda document: document["attributes"].update(predict="not a method"))
     assert callable(RMVE.load(folder, adata=cells).predict)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda model, folder, cells: RMVE.load(folder, adata=cells),
+        lambda model, folder, cells: RMVE.load_query_data(cells, model),
+        lambda model, folder, cells: RMVE.load_query_data(cells, folder),
+        lambda model, folder, cells: model.predict(cells),
+        lambda model, folder, cells: model.annotate(cells),
+    ],
+    ids=["load", "query of a model", "query of a folder", "predict", "annotate"],
+)
+def test_new_values_are_checked_once(shared, saved, make_cells, monkeypatch, act):
+    """Once whether they are finite and once whether they fit the likelihood: each is a pass over the data, also on disk."""
+    cells, passes = make_cells(n_cells=40, seed=3), []
+    for name in ("check_finite", "check_values"):
+        original = getattr(_validation, name)
+        monkeypatch.setattr(
+            _validation, name, lambda *args, name=name, original=original: (passes.append(name), original(*args))
+        )
+    act(shared, saved, cells)
+    assert sorted(passes) == ["check_finite", "check_values"]

@@ -197,11 +197,15 @@ def get_folder(name: str, path: object) -> Path:
     ------
     TypeError
         If it is no path.
+    ValueError
+        If it holds a NUL character.
     FileExistsError
         If it is a file.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"`{name}` must be a path, not {path!r}.")
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"`{name}` must not hold a NUL character; got {os.fsdecode(path)!r}.")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"`{name}` must be a folder, but {str(folder)!r} is a file.")

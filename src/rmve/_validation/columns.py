@@ -11,6 +11,8 @@ import pandas as pd
 
 from rmve._validation.arguments import shorten
 
+#: Largest size of a covariate: the square of what a network makes of it is a number in single precision.
+MAX_COVARIATE = 1e15
 #: What the values of a column of categories may be, as pandas calls it, and what RMVE calls it.
 KINDS = {"string": "text", "integer": "numbers", "floating": "numbers", "mixed-integer-float": "numbers"}
 KINDS |= {"boolean": "True and False", "empty": "nothing"}
@@ -64,9 +66,25 @@ def _kind(values: Iterable) -> str:
     return KINDS.get(found, found)
 
 
+def _is_storable(text: str) -> bool:
+    """Whether text has no NUL, at which pandas ends it when it makes categories, and is made of whole characters."""
+    return "\0" not in text and text == text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _check_categories(column: pd.Series, key: str, role: str) -> None:
-    """Raise ValueError unless the values are all text, all numbers, or True and False."""
+    """Raise ValueError unless the values are all text, all numbers, or True and False, and pandas tells them apart."""
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else pd.unique(column)
+    if values.dtype == np.float16:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` (`{role}`) holds float16 numbers, which cannot be categories. Convert it with "
+            f"`adata.obs[{key!r}] = adata.obs[{key!r}].astype('float32')`."
+        )
+    odd = [value for value in values if isinstance(value, str) and not _is_storable(value)]
+    if odd:
+        raise ValueError(
+            f"`adata.obs[{key!r}]` (`{role}`) holds text with a NUL character or half of a character, for example "
+            f"{odd[0]!r}, which is neither told from others nor stored. Rename these values."
+        )
     kind = _kind(values)
     if kind not in KINDS.values():
         raise ValueError(
@@ -111,8 +129,14 @@ def check_columns(
             _check_categories(column, key, role)
     for key in continuous_covariate_keys or []:
         column = require_column(adata, key, "continuous_covariate_keys")
-        if not (np.abs(_numbers(column)) <= np.finfo(np.float32).max).all():
+        size = np.abs(_numbers(column))
+        if not np.isfinite(size).all():
             raise ValueError(f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) must hold finite numbers.")
+        if not (size <= MAX_COVARIATE).all():
+            raise ValueError(
+                f"`adata.obs[{key!r}]` (`continuous_covariate_keys`) holds numbers above {MAX_COVARIATE:g}, for example "
+                f"{size.max():g}. Scale it to a standard deviation of 1."
+            )
     if size_factor_key is not None:
         values = _numbers(require_column(adata, size_factor_key, "size_factor_key"))
         limits = np.finfo(np.float32)

@@ -16,6 +16,8 @@ from rmve.backed import check_matrix, stored_chunks
 
 #: Packages whose matrices stay on disk and are read by rows.
 ON_DISK = ("anndata", "h5py", "zarr")
+#: Largest number in single precision, in which RMVE computes.
+LARGEST = float(np.finfo(np.float32).max)
 #: Cells that tell whether a matrix holds counts.
 PEEK = 200
 
@@ -147,6 +149,8 @@ def check_finite(adata: ad.AnnData, layer: str | None) -> Values:
         values = block.data if sp.issparse(block) else block
         if not np.isfinite(values).all():
             raise ValueError(f"{where} holds NaN or infinite values. Remove or impute them first.")
+        if values.dtype == np.float64 and values.size and max(values.max(), -values.min()) > LARGEST:
+            raise ValueError(f"{where} holds values above {LARGEST:.3g}, the largest in single precision. Scale them.")
         if values.size:
             low, high = min(low, float(values.min())), max(high, float(values.max()))
         if uncountable is None:

@@ -11,7 +11,7 @@ from anndata import AnnData, read_h5ad
 
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._document import check_weights, read_map, read_tree
-from rmve._files import PRIVATE, find
+from rmve._files import find, is_private
 from rmve.clusters._clusters import Clusters
 from rmve.clusters.levels import MergeTree
 from rmve.model._held_out import HeldOut
@@ -132,7 +132,7 @@ def give_components(module: RMVEModule, state_dict: Mapping) -> None:
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Raise FileExistsError if a folder holds something that is not to be overwritten."""
-    if not overwrite and folder.exists() and any(not path.name.startswith(PRIVATE) for path in folder.iterdir()):
+    if not overwrite and folder.exists() and any(not is_private(path) for path in folder.iterdir()):
         raise FileExistsError(f"{str(folder)!r} already exists. Choose another folder or set `overwrite=True`.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass
 
@@ -72,8 +73,11 @@ def registered_columns(arguments: dict) -> list[str]:
 def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
     """Kind and checksum of a column's values, whether they are stored as categories or not."""
     plain = pd.Series(np.asarray(values))
+    kind = pd.api.types.infer_dtype(plain)
+    if kind == "string":  # any text: pandas' hashes are of whole characters
+        return kind, zlib.crc32(json.dumps(plain.tolist()).encode())
     hashes = pd.util.hash_pandas_object(plain, index=False).to_numpy()
-    return pd.api.types.infer_dtype(plain), zlib.crc32(hashes.tobytes())
+    return kind, zlib.crc32(hashes.tobytes())
 
 
 def _of_array(x: object, name: str = "") -> object:
