@@ -10,6 +10,7 @@ from rmve import _validation as check
 from rmve._cluster_names import file_names
 from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
+from rmve._known_cells import known_cells, novelty_of
 from rmve._snapshot import registered_columns
 
 
@@ -27,7 +28,7 @@ class AnnotateMixin:
             Where to write; ``None`` is the training data. New data is assigned first.
         key_added
             Name of the cluster column, and the stem of the other names (see the user guide):
-            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
+            ``obs[key]``, ``obs[key_confidence]``, ``obs[key_novelty]`` (of a model that has its training data), ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
             spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
 
         Raises
@@ -58,6 +59,8 @@ class AnnotateMixin:
             names.cluster: self._hard_labels(assignment, adata.obs_names),
             names.confidence: probabilities.max(axis=1),
         }
+        if known_cells(self) is not None:
+            obs[names.novelty] = novelty_of(self, cells, assignment, latent, adata.obs_names)
         # h5ad files allow no "/" in names of columns, which cell types have
         columns = probabilities.set_axis(file_names(probabilities.columns), axis=1)
         obsm = {names.latent: latent, names.probabilities: columns}

@@ -16,6 +16,7 @@ from torch.utils.data import default_convert
 from rmve import components
 from rmve._cluster_names import name_clusters
 from rmve._find_levels import find_levels
+from rmve._known_cells import name_unknown
 from rmve._validation import check_clusters, check_positive_int, check_structures, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
@@ -120,7 +121,7 @@ class ClustersMixin:
     def _hard_labels(self, assignment: np.ndarray, index: pd.Index) -> pd.Series:
         """Cluster of the most probable component: partitions of a merge tree are then nested."""
         codes = np.asarray(self.component_cluster_)[assignment.argmax(1)]
-        return pd.Series(pd.Categorical.from_codes(codes, categories=self.cluster_names_), index=index)
+        return pd.Series(pd.Categorical.from_codes(codes, categories=self.cluster_names_), index=index, name="rmve")
 
     def predict(
         self,
@@ -128,6 +129,7 @@ class ClustersMixin:
         soft: bool = False,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        unknown: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Cluster of each cell.
 
@@ -141,6 +143,9 @@ class ClustersMixin:
             Rows of ``adata``, or a mask; ``None`` is all.
         batch_size
             Cells in a mini-batch.
+        unknown
+            Name for cells unlike any training cell, those whose :meth:`get_novelty` is above
+            :data:`rmve.novelty.UNKNOWN`; ``None`` names all cells by their cluster.
 
         Returns
         -------
@@ -154,9 +159,12 @@ class ClustersMixin:
             check_positive_int("batch_size", batch_size)
         adata = self._validate_anndata(adata)
         indices = get_indices(indices, adata.n_obs)
-        assignment, _ = self._posterior(adata, indices, batch_size)
+        assignment, latent = self._posterior(adata, indices, batch_size)
         index = adata.obs_names if indices is None else adata.obs_names[indices]
-        return self._cluster_probabilities(assignment, index) if soft else self._hard_labels(assignment, index)
+        if soft:
+            return self._cluster_probabilities(assignment, index)
+        labels = self._hard_labels(assignment, index)
+        return labels if unknown is None else name_unknown(self, adata, indices, assignment, latent, labels, unknown)
 
     @property
     def n_clusters(self) -> int:

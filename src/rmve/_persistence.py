@@ -22,6 +22,7 @@ from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
 from rmve._document import check_document, check_sizes, check_weights, read_map, read_tree
 from rmve._files import PRIVATE, find
 from rmve._held_out import HeldOut
+from rmve._known_cells import known_cells
 from rmve._serialization import DIGESTS, not_a_model, read_model, write_model
 
 ADATA_FILE = "adata.h5ad"
@@ -344,6 +345,7 @@ class PersistenceMixin:
         model = super().load_query_data(adata, reference_model, **kwargs)
         # components and clusters are the reference's
         model.is_trained_ = model.is_query_ = True
+        model._reference_cells = known_cells(reference_model)
         encoder_is_frozen = not kwargs.get("unfrozen") and kwargs.get("freeze_expression", True)
         model._embedding_is_fixed = encoder_is_frozen and not model.module.encode_covariates
         return model

@@ -20,6 +20,7 @@ from rmve._held_out import HeldOut
 from rmve._managers import ManagersMixin
 from rmve._options import check_limits, check_options, check_split_of_rows
 from rmve._persistence import PersistenceMixin
+from rmve._reading_mixin import ReadingMixin
 from rmve._run import RunMixin, check_no_run, is_first_process, options_of_processes
 from rmve._setup import SetupMixin
 from rmve._spatial_mixin import SpatialMixin
@@ -40,6 +41,7 @@ class RMVE(
     PersistenceMixin,
     SetupMixin,
     AnnotateMixin,
+    ReadingMixin,
     ClustersMixin,
     SpatialMixin,
     StabilityMixin,
