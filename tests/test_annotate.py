@@ -11,7 +11,7 @@ import pytest
 
 #: Names that annotate writes without a spatial map, by where they are.
 WRITTEN = {
-    "obs": ["rmve", "rmve_confidence", "rmve_novelty"],
+    "obs": ["rmve", "rmve_confidence", "rmve_novelty", "rmve_finest"],
     "obsm": ["X_rmve", "rmve_probabilities"],
     "uns": ["rmve"],
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+import pandas as pd
 from anndata import AnnData
 
 from rmve import _validation as check
@@ -11,13 +13,14 @@ from rmve._cluster_names import file_names
 from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._known_cells import known_cells, novelty_of
+from rmve._level_names import labels_at, level_table
 from rmve._snapshot import registered_columns
 
 
 class AnnotateMixin:
     """Part of :class:`rmve.RMVE` that writes results into AnnData."""
 
-    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
+    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, levels: Sequence[int] = ()) -> None:
         """Write the results into ``adata``: the one method that does.
 
         Everything is computed before anything is written; calling it again overwrites the same keys.
@@ -29,7 +32,10 @@ class AnnotateMixin:
         key_added
             Name of the cluster column, and the stem of the other names (see the user guide):
             ``obs[key]``, ``obs[key_confidence]``, ``obs[key_novelty]`` (of a model that has its training data), ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
-            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
+            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``. From ``obs[key_finest]`` and ``uns[key]``,
+            :func:`rmve.cut_levels` makes the clusters of any level.
+        levels
+            Numbers of clusters of other levels to write, too: ``[4, 8]`` writes ``obs[key_4]`` and ``obs[key_8]``.
 
         Raises
         ------
@@ -52,6 +58,7 @@ class AnnotateMixin:
         }
         check.check_key_added(adata, key_added, registered, with_map=self.spatial_map_ is not None)
         names = Written(key_added)
+        columns_of_levels = level_columns(adata, names, levels, registered["obs"])
         assignment, latent = self._posterior(cells)
         training = (assignment, latent) if self.adata is None or cells is self.adata else self._posterior()
         probabilities = self._cluster_probabilities(assignment, adata.obs_names)
@@ -70,8 +77,14 @@ class AnnotateMixin:
             "component_means": self.component_means.to_numpy(),
             "component_variances": self.component_variances.to_numpy(),
             "resolutions": self.get_resolutions(),
+            "levels": level_table(self, training[0]),
+            "level_columns": list(columns_of_levels),
             "versions": {name: version(name) for name in ("rmve", "scvi-tools", "torch", "anndata")},
         }
+        component = pd.Series(assignment.argmax(1), index=adata.obs_names).astype(str)
+        obs[names.finest] = component.astype("category")
+        sizes = uns["components"]["n_cells"].to_numpy()
+        obs |= {name: labels_at(uns["levels"], sizes, component, n) for name, n in columns_of_levels.items()}
         if self.spatial_map_ is not None:
             mapped = self._place(assignment, latent, adata.obs_names)
             obsm[names.spatial] = mapped.drop(columns="sd").to_numpy()
@@ -92,3 +105,22 @@ class AnnotateMixin:
             **self.init_params_["non_kwargs"],
             **{k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")},
         }
+
+
+def level_columns(adata: AnnData, names: Written, levels: Sequence[int], registered: set) -> dict[str, int]:
+    """Column of ``obs`` for each level.
+
+    Raises
+    ------
+    ValueError
+        If a column is there and was not written by RMVE, or is read by the model.
+    """
+    if isinstance(levels, int | str):
+        raise TypeError(f"`levels` must be a list of numbers of clusters, not {levels!r}.")
+    entries = adata.uns.get(names.uns)
+    ours = set(entries.get("level_columns", ())) if isinstance(entries, Mapping) else set()
+    columns = {f"{names.cluster}_{number}": number for number in levels}
+    for name in columns:
+        if name in registered or (name in adata.obs and name not in ours):
+            raise ValueError(f"`levels` would overwrite `adata.obs[{name!r}]`. Choose another `key_added`.")
+    return columns

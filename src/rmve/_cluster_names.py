@@ -26,7 +26,7 @@ def name_clusters(cluster_of: Sequence[int], labels: Sequence[str]) -> list[str]
     joined = {}
     for cluster, names in enumerate(of_labels):
         if len(names) > 1:
-            joined[cluster] = _free(" + ".join(names), taken | set(labels))
+            joined[cluster] = free_name(" + ".join(names), taken | set(labels))
             taken.add(joined[cluster])
     prefix = "new_" if labels else ""
     fresh = (name for name in (f"{prefix}{number}" for number in count()) if name not in {*taken, *labels})
@@ -43,12 +43,12 @@ def file_names(names: Iterable[str]) -> list[str]:
     found = []
     for name in names:
         if "/" in name:
-            name = _free(name.replace("/", "|"), taken)
+            name = free_name(name.replace("/", "|"), taken)
             taken.add(name)
         found.append(name)
     return found
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """The name, or with a number from 2 on, the first that is not taken."""
     return next(form for form in (name if n == 1 else f"{name} ({n})" for n in count(1)) if form not in taken)

@@ -17,6 +17,7 @@ from rmve import components
 from rmve._cluster_names import name_clusters
 from rmve._find_levels import find_levels
 from rmve._known_cells import name_unknown
+from rmve._level_names import with_given_names
 from rmve._validation import check_clusters, check_positive_int, check_structures, get_indices
 from rmve.dataloading import IndexedDataset
 from rmve.gene_likelihoods import COUNT_LIKELIHOODS
@@ -85,8 +86,13 @@ class ClustersMixin:
             If the numbers are not of that form.
         """
         cluster_of = check_clusters(cluster_of, self.module.n_components)
-        self.cluster_names_ = name_clusters(cluster_of, self.label_names_)
+        self.cluster_names_ = self._names_of(cluster_of)
         self.component_cluster_ = cluster_of.tolist()
+
+    def _names_of(self, cluster_of: np.ndarray) -> list[str]:
+        """Name of each cluster of components; those that a user named have that name."""
+        active = range(len(cluster_of)) if self.tree_ is None else self.tree_.active
+        return with_given_names(name_clusters(cluster_of, self.label_names_), cluster_of, self.given_names_, active)
 
     def number_clusters(self, merged: np.ndarray | None = None, assignment: np.ndarray | None = None) -> None:
         """Number clusters by size on the training data; components without cells join the nearest cluster.
@@ -98,8 +104,10 @@ class ClustersMixin:
         assignment
             ``q(y|x)`` of the training data, shape ``(n, K)``, if it is at hand.
         """
-        if assignment is None:
-            assignment, _ = self._posterior()
+        self.set_clusters(self._numbered(merged, self._posterior()[0] if assignment is None else assignment))
+
+    def _numbered(self, merged: np.ndarray | None, assignment: np.ndarray) -> np.ndarray:
+        """Cluster number of each component, as :meth:`number_clusters` gives it."""
         n_components = assignment.shape[1]
         belongs = np.arange(n_components) if merged is None else np.array(merged)
         hard = belongs[assignment.argmax(1)]
@@ -110,7 +118,7 @@ class ClustersMixin:
             belongs[k] = roots[distance[k, roots].argmin()]
         order = [k for k in components.order_by_size(hard, n_components) if keep[k]]
         rank = {component: number for number, component in enumerate(order)}
-        self.set_clusters(np.array([rank[component] for component in belongs]))
+        return np.array([rank[component] for component in belongs])
 
     def _cluster_probabilities(self, assignment: np.ndarray, index: pd.Index) -> pd.DataFrame:
         """``q(y|x)`` summed over the components of each cluster; rows sum to one."""

@@ -86,6 +86,12 @@ def _check_attributes(values: Mapping[str, object]) -> None:
     _require(integers and _are_names(names), "its clusters do not fit its components")
     _require(set(clusters) == set(range(len(names))), "its clusters do not fit its components")
     HeldOut.from_dict(values["held_out_"])
+    given = values.get("given_names_", {})
+    _require(
+        isinstance(given, dict)
+        and all(isinstance(part, list) and all(type(number) is int for number in part) for part in given.values()),
+        "the names given to its clusters are none",
+    )
 
 
 def check_sizes(document: dict, state_dict: Mapping[str, torch.Tensor]) -> None:

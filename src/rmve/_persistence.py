@@ -156,7 +156,7 @@ class PersistenceMixin:
             "rmve_version": version("rmve"),
             "init_params": self.init_params_["non_kwargs"],
             "registry": self.registry_,
-            "attributes": values | {"held_out_": self.held_out_.to_dict()},
+            "attributes": values | {"held_out_": self.held_out_.to_dict(), "given_names_": self.given_names_},
             "merge_tree": None if self.tree_ is None else self.tree_.to_dict(),
             "spatial_map": None if self.spatial_map_ is None else self.spatial_map_.to_dict(),
         }
@@ -233,6 +233,7 @@ class PersistenceMixin:
         model = cls(adata, registry=registry, **init_params)
         for name in SAVED:
             setattr(model, name, attributes[name])
+        model.given_names_ = attributes.get("given_names_", {})
         model.held_out_ = HeldOut.from_dict(attributes["held_out_"])
         model.tree_, model.spatial_map_ = tree, spatial_map
         model.module.load_state_dict(state_dict)

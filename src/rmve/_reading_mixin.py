@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from rmve._known_cells import novelty_of
+from rmve import _validation as check
+from rmve._known_cells import Reader, novelty_of
+from rmve._level_names import renamed
+from rmve.initialization import MAX_FITTED_CELLS
+from rmve.markers import marker_table
 
 
 class ReadingMixin:
@@ -42,3 +49,81 @@ class ReadingMixin:
         self._check_if_trained()
         cells = self._validate_anndata(adata)
         return novelty_of(self, cells, *self._posterior(cells), cells.obs_names)
+
+    def get_markers(self, n: int = 10) -> pd.DataFrame:
+        """Genes that mark each cluster, in the training data.
+
+        Parameters
+        ----------
+        n
+            Number of genes for each cluster.
+
+        Returns
+        -------
+        Data frame with a row for each cluster and gene, the best first:
+
+        - ``cluster``, ``gene``;
+        - ``log_fold_change``: of mean normalised expression in the cluster to that in all other cells, in log2 units; a
+          difference of means for values that are no counts;
+        - ``share_inside``, ``share_outside``: share of the cells in and outside the cluster that express the gene;
+        - ``probability``: that a cell of the cluster has more of the gene than a cell outside (area under the ROC curve).
+
+        Genes come first that a tenth of the cluster's cells express, at twice the level of the others.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or has no data.
+        ValueError
+            If there is one cluster only.
+
+        Notes
+        -----
+        It is a description of the data, without a correction for batches. Test differences by
+        :meth:`differential_expression`. Of many cells, 20,000 drawn at random are described.
+
+        Examples
+        --------
+        >>> model.get_markers(n=5)  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        check.check_positive_int("n", n)
+        cells, rows = self._validate_anndata(None), None
+        if cells.n_obs > MAX_FITTED_CELLS:
+            rows = np.sort(np.random.default_rng(0).choice(cells.n_obs, MAX_FITTED_CELLS, replace=False))
+        labels, reader = self.predict(indices=rows), Reader(self, cells)
+        values, _ = reader(np.arange(cells.n_obs) if rows is None else rows)
+        to_mean = np.expm1 if reader.counts else None
+        return marker_table(values, labels.cat.codes.to_numpy(), self.cluster_names_, self.var_names_, n, to_mean)
+
+    def rename_clusters(self, names: Mapping[str, str]) -> None:
+        """Give names to clusters.
+
+        A name belongs to the components of its cluster: the cluster has it again after :meth:`merge_components` went to
+        another level and back, and at all levels at which it is a cluster, also after saving and loading.
+
+        Parameters
+        ----------
+        names
+            Dictionary from the present names of clusters to new ones; clusters that are not in it keep theirs.
+
+        Raises
+        ------
+        KeyError
+            If there is no cluster of a name.
+        ValueError
+            If two clusters would have one name.
+
+        Examples
+        --------
+        >>> model.rename_clusters({"0": "T cells", "1": "B cells"})  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        found = renamed(self.cluster_names_, names)
+        active = self.tree.active.tolist()
+        given = dict(self.given_names_)
+        for number, (old, new) in enumerate(zip(self.cluster_names_, found, strict=True)):
+            if old in names:
+                given.pop(old, None)
+                given[new] = [k for k in active if self.component_cluster_[k] == number]
+        self.given_names_, self.cluster_names_ = given, found

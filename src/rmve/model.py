@@ -178,10 +178,12 @@ class RMVE(
             n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
             encode_covariates=encode_covariates,
         )
+        #: Components of each name that :meth:`rename_clusters` gave.
+        self.given_names_ = {}
+        self.tree_ = None
         self.set_clusters(np.arange(n_components))
         #: Partition that training started from, shape ``(n,)``; ``None`` before, and after loading.
         self.starting_partition_ = None
-        self.tree_ = None
         self.spatial_map_ = None
         self.held_out_ = HeldOut()
         self.is_query_ = False

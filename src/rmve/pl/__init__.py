@@ -10,6 +10,7 @@ from rmve.pl._confidence import confidence
 from rmve.pl._confusion import confusion
 from rmve.pl._embedding import embedding
 from rmve.pl._history import history
+from rmve.pl._markers import markers
 from rmve.pl._merge_tree import merge_tree
 from rmve.pl._separation import separation
 from rmve.pl._spatial import spatial, spatial_error, spatial_fit, spatial_genes
@@ -22,6 +23,7 @@ __all__ = [
     "confusion",
     "embedding",
     "history",
+    "markers",
     "merge_tree",
     "separation",
     "spatial",
