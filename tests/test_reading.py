@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 import rmve
 from rmve import RMVE
 from rmve.markers import marker_table, probability_of_more
+from rmve.programmes import programme_table
 
 
 def test_probability_of_more():
@@ -132,3 +133,38 @@ def test_levels_are_checked(model, unchanged):
     model.annotate(levels=[2])
     with pytest.raises(ValueError, match="levels are those of 1 to"):
         rmve.cut_levels(model.adata, 99)
+
+
+def test_programme_table():
+    """Genes are in the direction of their change, the largest first."""
+    change = np.array([[1.0, -2.0, 3.0, 0.0]])
+    table = programme_table(change, np.array(list("abcd"), dtype=object), 3)
+    assert table["gene"].tolist() == ["c", "a", "b"]
+    assert table["direction"].tolist() == ["up", "up", "down"]
+
+
+def test_gene_programmes_are_the_decoder_s(shared):
+    """The dimension that differs most between types changes the types' genes."""
+    table = shared.get_gene_programmes(n=5)
+    assert set(table["dimension"]) == {str(d) for d in range(5)}
+    pd.testing.assert_frame_equal(table, shared.get_gene_programmes(n=5))
+    latent = shared.get_latent_representation()
+    counts = np.log1p(shared.adata.X.toarray())
+    strongest = table.loc[table["change"].idxmax()]  # of genes ranked by change and abundance
+    column = counts[:, shared.adata.var_names.get_loc(strongest["gene"])]
+    assert np.corrcoef(latent[:, int(strongest["dimension"])], column)[0, 1] > 0.2
+    figure = rmve.pl.gene_programmes(table, n=2, show=False)
+    assert sum(axes.get_visible() for axes in figure.axes) == 5
+    plt.close(figure)
+
+
+def test_print(model, cells):
+    """A few lines that say what there is."""
+    text = repr(model)
+    assert "240 cells, 60 genes" in text
+    assert "3 clusters" in text
+    smap = model.fit_spatial_map(spatial_key="spatial")
+    assert repr(smap).startswith("SpatialMap: linear map, R²")
+    assert repr(smap) in repr(model)
+    RMVE.setup_anndata(cells)
+    assert "not trained" in repr(RMVE(cells))

@@ -13,6 +13,7 @@ from rmve._known_cells import Reader, novelty_of
 from rmve._level_names import renamed
 from rmve.initialization import MAX_FITTED_CELLS
 from rmve.markers import marker_table
+from rmve.programmes import change_along_dimensions, programme_table
 
 
 class ReadingMixin:
@@ -127,3 +128,53 @@ class ReadingMixin:
                 given.pop(old, None)
                 given[new] = [k for k in active if self.component_cluster_[k] == number]
         self.given_names_, self.cluster_names_ = given, found
+
+    def get_gene_programmes(self, n: int = 10) -> pd.DataFrame:
+        """Genes that each latent dimension stands for.
+
+        Parameters
+        ----------
+        n
+            Number of genes for each direction of a dimension.
+
+        Returns
+        -------
+        Data frame with the columns ``dimension`` (``"0"``, ``"1"``, ..., the columns of ``obsm["X_rmve"]``), ``direction``
+        (``"up"`` or ``"down"``), ``gene`` and ``change``: what the decoder says of the gene as a cell moves along the
+        dimension by one standard deviation of the training cells, on average over these, in log2 units for counts. Genes
+        of counts are ranked by it times the root of their mean count: the change of a gene that few cells express is noise.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or has no data.
+
+        Notes
+        -----
+        The latent space may be turned without a change of the model's fit: dimensions are no independent factors, and differ
+        between runs. :meth:`get_markers` has the genes of clusters, which do not.
+
+        Examples
+        --------
+        >>> model.get_gene_programmes(n=5)  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        check.check_positive_int("n", n)
+        change, weight = change_along_dimensions(self)
+        return programme_table(change, np.asarray(self.var_names_, dtype=object), n, weight)
+
+    def __repr__(self) -> str:
+        options = self.init_params_["non_kwargs"]
+        size = "no data" if self.adata is None else f"{self.adata.n_obs:,} cells, {self.adata.n_vars:,} genes"
+        if not self.is_trained_:
+            state = "not trained: call `model.train()`"
+        else:
+            state = f"{self.n_clusters} cluster{'s' * (self.n_clusters != 1)} of {self.module.n_components} components"
+            state += f": {', '.join(self.cluster_names_[:8])}{', ...' * (self.n_clusters > 8)}"
+        keys = {k: self._setup_arg(k) for k in ("layer", "batch_key", "labels_key", "spatial_key")}
+        given = {"gene_likelihood": self.gene_likelihood, "n_latent": options["n_latent"]} | keys
+        text = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        lines = [f"{type(self).__name__} on {size}", state, text]
+        if self.spatial_map_ is not None:
+            lines.append(repr(self.spatial_map_))
+        return "\n    ".join(lines)

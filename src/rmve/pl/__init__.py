@@ -12,6 +12,7 @@ from rmve.pl._embedding import embedding
 from rmve.pl._history import history
 from rmve.pl._markers import markers
 from rmve.pl._merge_tree import merge_tree
+from rmve.pl._programmes import gene_programmes
 from rmve.pl._separation import separation
 from rmve.pl._spatial import spatial, spatial_error, spatial_fit, spatial_genes
 from rmve.pl._stability import stability
@@ -22,6 +23,7 @@ __all__ = [
     "confidence",
     "confusion",
     "embedding",
+    "gene_programmes",
     "history",
     "markers",
     "merge_tree",

@@ -80,7 +80,7 @@ def markers(
         dense = small.X.toarray() if hasattr(small.X, "toarray") else small.X
         small.X = dense * scale
         sc.pp.log1p(small)
-    kwargs = {"standard_scale": "var", "cmap": "Blues", "swap_axes": False} | kwargs
+    kwargs = {"standard_scale": "var", "cmap": "Blues", "colorbar_title": "Mean expression,\nscaled by gene"} | kwargs
     plot = sc.pl.dotplot(small, genes, names.cluster, return_fig=True, show=False, **kwargs)
     if return_fig:
         return plot
