@@ -111,7 +111,7 @@ def test_cluster_round_trip(run, source, tmp_path):
     result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", "--batch-key", "batch", *QUICK)
     assert result.exit_code == 0, result.output
     before, after, names = ad.read_h5ad(source), ad.read_h5ad(tmp_path / "out.h5ad"), Written()
-    assert set(after.obs) - set(before.obs) == {names.cluster, names.confidence}
+    assert set(after.obs) - set(before.obs) == {names.cluster, names.confidence, names.novelty, names.finest}
     assert set(after.obsm) - set(before.obsm) == {names.latent, names.probabilities}
     assert set(after.uns) - set(before.uns) == {names.uns}
     pd.testing.assert_frame_equal(after.obs[before.obs.columns], before.obs)
@@ -450,3 +450,10 @@ def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_pa
     assert "'where'" in line
     assert not out.exists()
     usage_error(run("map", placed_source, "-o", out, "--kind", "cubic"))
+
+
+def test_cluster_writes_other_levels(run, source, tmp_path):
+    """Each level that is asked for has a column."""
+    run("cluster", source, "-o", "out.h5ad", "--layer", "counts", "--level", "2", "--level", "1", *QUICK)
+    obs = ad.read_h5ad(tmp_path / "out.h5ad").obs
+    assert (obs["rmve_2"].nunique(), obs["rmve_1"].nunique()) == (2, 1)

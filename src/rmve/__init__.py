@@ -8,6 +8,7 @@ from rmve.clusters import levels, stability
 from rmve.clusters.stability import Stability
 from rmve.domains import pool_neighbors
 from rmve.model import RMVE
+from rmve.model._cut import cut_levels
 from rmve.spatial import SpatialMap
 
 #: Public names of modules that are in a folder.
@@ -18,6 +19,7 @@ __all__ = [
     "SpatialMap",
     "Stability",
     "body",
+    "cut_levels",
     "datasets",
     "levels",
     "maths",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,13 @@ class Training:
 
 
 def fit(
-    adata: ad.AnnData, setup: dict, training: Training, key_added: str, quiet: bool, kind: str | None = None
+    adata: ad.AnnData,
+    setup: dict,
+    training: Training,
+    key_added: str,
+    quiet: bool,
+    kind: str | None = None,
+    levels: Sequence[int] = (),
 ) -> rmve.RMVE:
     """Train a model and write its results, and nothing else, into ``adata``."""
     scvi.settings.seed = training.seed
@@ -53,7 +60,7 @@ def fit(
         model.train(max_epochs=training.max_epochs, checkpoint_dir=folder, enable_progress_bar=not quiet)
     if kind not in (None, "linear"):
         model.fit_spatial_map(kind=kind)
-    model.annotate(key_added=key_added)
+    model.annotate(key_added=key_added, levels=levels)
     for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
         for name in [name for name in part if str(name).startswith("_scvi")]:
             del part[name]

@@ -60,7 +60,7 @@ def check_document(
     values = document.get("attributes")
     _require(isinstance(values, dict) and set(attributes) <= set(values), "it lacks attributes")
     _check_attributes(values)
-    parts = {"clusters", "held_out", "merge_tree", "spatial_map"}
+    parts = {"clusters", "held_out", "merge_tree", "spatial_map", "given_names"}
     _require(parts <= set(document), "it lacks parts, or was saved by an earlier version of RMVE")
 
 
@@ -151,6 +151,22 @@ def read_map(values: object, n_latent: int, n_components: int) -> SpatialMap | N
     for name in ("error_", "error_fraction_", "distance_correlation_", "p_value_", "n_judged_", "n_cells_"):
         _require(isinstance(getattr(smap, name), Real), f"{name!r} of its spatial map is no number")
     return smap
+
+
+def read_names(values: object, n_components: int) -> dict[str, list[int]]:
+    """Names that were given to clusters, each with its components.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
+    fits = isinstance(values, dict) and all(
+        isinstance(part, list) and all(type(number) is int and 0 <= number < n_components for number in part)
+        for part in values.values()
+    )
+    _require(fits, "the names given to its clusters are none")
+    return values
 
 
 def _are_names(values: object) -> bool:

@@ -31,6 +31,16 @@ class Written:
         return f"{self.key_added}_confidence"
 
     @property
+    def novelty(self) -> str:
+        """``obs``: how unlike all training cells each cell is."""
+        return f"{self.key_added}_novelty"
+
+    @property
+    def finest(self) -> str:
+        """``obs``: cluster of the finest level, by the number of its component, from which all levels follow."""
+        return f"{self.key_added}_finest"
+
+    @property
     def latent(self) -> str:
         """``obsm``: latent mean, ``(n_cells, n_latent)``."""
         return f"X_{self.key_added}"
@@ -57,6 +67,6 @@ class Written:
 
     def places(self, with_map: bool = True) -> list[tuple[str, str]]:
         """Part of AnnData and name of each; those of a spatial map if there is one."""
-        places = [("obs", self.cluster), ("obs", self.confidence), ("uns", self.uns)]
-        places += [("obsm", self.latent), ("obsm", self.probabilities)]
+        places = [("obs", self.cluster), ("obs", self.confidence), ("obs", self.novelty), ("uns", self.uns)]
+        places += [("obs", self.finest), ("obsm", self.latent), ("obsm", self.probabilities)]
         return places + [("obsm", self.spatial), ("obs", self.spatial_sd)] if with_map else places

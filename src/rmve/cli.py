@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -135,6 +135,10 @@ def cluster(
     max_epochs: MaxEpochs = None,
     seed: Seed = 0,
     key_added: KeyAdded = DEFAULT_KEY,
+    level: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Number of clusters of another level to write, too; may be repeated."),
+    ] = None,
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
@@ -149,7 +153,7 @@ def cluster(
     """
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
     training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
-    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet)
+    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet, levels=level or ())
 
 
 @app.command("map")
@@ -231,6 +235,7 @@ def _from_file_to_file(
     force: bool,
     quiet: bool,
     kind: str | None = None,
+    levels: Sequence[int] = (),
 ) -> None:
     """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
     if training.resume and training.checkpoint_dir is None:
@@ -245,7 +250,7 @@ def _from_file_to_file(
             _cells_file.take_raw_counts(adata, RAW)
         _make_room(adata, setup, key_added, force, with_map=kind is not None)
         _cells_file.check_writable(adata)
-        model = fit(adata, setup, training, key_added, quiet, kind)
+        model = fit(adata, setup, training, key_added, quiet, kind, levels)
         if from_raw:
             del adata.layers[RAW]
         rows = {**_summary(adata, key_added, start), "seed": training.seed}

@@ -152,6 +152,12 @@ class SpatialMap:
     n_judged_: int
     n_cells_: int
 
+    def __repr__(self) -> str:
+        kind = "linear map" if self.kind == "linear" else "linear map of each cluster"
+        fit = "/".join(f"{value:.2f}" for value in np.atleast_1d(self.r2_))
+        error = f"median error {self.error_:.4g} ({100 * self.error_fraction_:.1f} % of the diameter)"
+        return f"SpatialMap: {kind}, R² {fit}, {error}, judged by {self.n_judged_} cells"
+
     @classmethod
     def fit(
         cls,

@@ -10,7 +10,11 @@ import pandas as pd
 import pytest
 
 #: Names that annotate writes without a spatial map, by where they are.
-WRITTEN = {"obs": ["rmve", "rmve_confidence"], "obsm": ["X_rmve", "rmve_probabilities"], "uns": ["rmve"]}
+WRITTEN = {
+    "obs": ["rmve", "rmve_confidence", "rmve_novelty", "rmve_finest"],
+    "obsm": ["X_rmve", "rmve_probabilities"],
+    "uns": ["rmve"],
+}
 
 
 def keys(adata) -> dict[str, set]:

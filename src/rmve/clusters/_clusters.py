@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from rmve.clusters._names import name_clusters
+from rmve.clusters._names import name_clusters, with_given_names
 from rmve.clusters.components import order_by_size
 
 
@@ -87,6 +87,18 @@ class Clusters:
         rank = {component: number for number, component in enumerate(order)}
         return cls.of([rank[component] for component in belongs], labels)
 
+    def named(self, given: Mapping[str, Sequence[int]], active: Iterable[int]) -> Clusters:
+        """Clusters with the names that users gave; see :func:`with_given_names`.
+
+        Parameters
+        ----------
+        given
+            Components of each name.
+        active
+            Components that hold cells.
+        """
+        return replace(self, names=tuple(with_given_names(self.names, self.of_component, given, active)))
+
     def probabilities(self, assignment: np.ndarray, index: pd.Index) -> pd.DataFrame:
         """Probability of each cluster: ``q(y|x)`` summed over its components.
 
@@ -120,7 +132,7 @@ class Clusters:
         Categorical series, with all clusters as categories.
         """
         codes = np.array(self.of_component)[assignment.argmax(1)]
-        return pd.Series(pd.Categorical.from_codes(codes, categories=list(self.names)), index=index)
+        return pd.Series(pd.Categorical.from_codes(codes, categories=list(self.names)), index=index, name="rmve")
 
     def to_dict(self) -> dict[str, list]:
         """Plain lists, as they are written to disk."""

@@ -30,6 +30,7 @@ from rmve.model import _io as io
 from rmve.model import _managers as managers
 from rmve.model import _setup as setup
 from rmve.model._held_out import HeldOut
+from rmve.model._novelty import Reference
 from rmve.spatial import SpatialMap
 
 
@@ -56,6 +57,10 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         self.tree_: MergeTree | None = None
         #: Map to coordinates; ``None`` if there is none.
         self.spatial_map_: SpatialMap | None = None
+        #: Components of each name that :meth:`rename_clusters` gave.
+        self.given_names_: dict[str, list[int]] = {}
+        #: Training cells that :meth:`get_novelty` compares with; ``None`` before they are asked for.
+        self.reference_: Reference | None = None
 
     # --------------------------------------------------------- registration
 
@@ -264,7 +269,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
     def _describe(self, **attributes) -> dict[str, object]:
         """All of the model but its weights; ``attributes`` take the place of its own."""
         values = {name: getattr(self, name) for name in io.SAVED} | attributes
-        known = io.Known(self.clusters_, self.held_out_, self.tree_, self.spatial_map_)
+        known = io.Known(self.clusters_, self.held_out_, self.tree_, self.spatial_map_, self.given_names_)
         return io.to_document(self.init_params_["non_kwargs"], self.registry_, values, known)
 
     @classmethod
@@ -335,6 +340,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             setattr(model, name, attributes[name])
         model.clusters_, model.held_out_ = known.clusters, known.held_out
         model.tree_, model.spatial_map_ = known.tree, known.spatial_map
+        model.given_names_ = known.given_names
         io.give_components(model.module, state_dict)
         model.module.load_state_dict(state_dict)
         model.to_device(where)
@@ -437,7 +443,12 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             adata._inplace_subset_var(genes)
         model = super().load_query_data(adata, reference_model, **kwargs)
         model.is_trained_ = model.is_query_ = True
+        model.reference_ = reference_model._training_cells()
         return model
+
+    def _training_cells(self) -> Reference | None:
+        """Training cells to compare others with; ``None`` if the model does not have them."""
+        raise NotImplementedError
 
     def _get_user_attributes(self) -> list[tuple[str, object]]:
         """What a query takes over from its reference; it has as many components as there are, whatever was asked for."""

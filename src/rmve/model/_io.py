@@ -10,7 +10,7 @@ from pathlib import Path
 from anndata import AnnData, read_h5ad
 
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from rmve._document import check_weights, read_map, read_tree
+from rmve._document import check_weights, read_map, read_names, read_tree
 from rmve._files import find, is_private
 from rmve.clusters._clusters import Clusters
 from rmve.clusters.levels import MergeTree
@@ -45,12 +45,15 @@ class Known:
         Merges of the components; ``None`` if they are not made yet.
     spatial_map
         Map to coordinates; ``None`` if there is none.
+    given_names
+        Components of each name that a user gave to a cluster.
     """
 
     clusters: Clusters
     held_out: HeldOut
     tree: MergeTree | None
     spatial_map: SpatialMap | None
+    given_names: dict[str, list[int]]
 
     def to_dict(self) -> dict[str, object]:
         """Plain dictionaries, as they are written to disk."""
@@ -59,6 +62,7 @@ class Known:
             "held_out": self.held_out.to_dict(),
             "merge_tree": None if self.tree is None else self.tree.to_dict(),
             "spatial_map": None if self.spatial_map is None else self.spatial_map.to_dict(),
+            "given_names": self.given_names,
         }
 
     @classmethod
@@ -82,6 +86,7 @@ class Known:
             HeldOut.from_dict(values["held_out"]),
             read_tree(values["merge_tree"], n_components),
             read_map(values["spatial_map"], n_latent, n_components),
+            read_names(values["given_names"], n_components),
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -22,18 +24,22 @@ from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._options import check_limits, check_options, check_split_of_rows
 from rmve._serialization import JSON_FILE
-from rmve.backed import share_of_zeros
+from rmve.backed import read_rows, share_of_zeros
 from rmve.clusters._clusters import Clusters
+from rmve.clusters._names import renamed
 from rmve.clusters.levels import MergeTree
 from rmve.clusters.stability import Run as StabilityRun
 from rmve.clusters.stability import Stability, compare_runs
 from rmve.clusters.subclusters import divide
 from rmve.dataloading import IndexedDataSplitter
 from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
+from rmve.markers import marker_table
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
-from rmve.model import _fit, _places, _results, _tables
+from rmve.model import _fit, _novelty, _places, _results, _tables
 from rmve.model._base import RMVEBase
+from rmve.model._cut import labels_at, level_columns, level_names
+from rmve.model._decode import change_along
 from rmve.model._encode import Posterior, encode
 from rmve.model._levels import find_levels
 from rmve.model._prepare import prepare
@@ -41,6 +47,7 @@ from rmve.model._run_file import RUN_FILE, Run, read_run
 from rmve.model._setup import check_unchanged, label_codes, names_of_labels
 from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
 from rmve.predictive import SPLITS
+from rmve.programmes import MAX_CELLS, programme_table
 from rmve.spatial import Quality, SpatialMap
 from rmve.training import RMVETrainingPlan
 
@@ -354,6 +361,8 @@ class RMVE(RMVEBase):
         """
         was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in arguments)
         self.tree_ = None  # that of an earlier run is not one of its checkpoints
+        if not (self.is_query_ and _fit.embedding_is_fixed(self.module)):
+            self.reference_ = None  # cells have moved
         history = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
         checkpoints = None
         if folder is not None:
@@ -470,6 +479,7 @@ class RMVE(RMVEBase):
         soft: bool = False,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
+        unknown: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Cluster of each cell.
 
@@ -483,6 +493,9 @@ class RMVE(RMVEBase):
             Rows of ``adata``, or a mask; ``None`` is all.
         batch_size
             Cells in a mini-batch.
+        unknown
+            Name for cells unlike any training cell, those whose :meth:`get_novelty` is above
+            :data:`rmve.novelty.UNKNOWN`; ``None`` names all cells by their cluster.
 
         Returns
         -------
@@ -496,9 +509,16 @@ class RMVE(RMVEBase):
             check.check_positive_int("batch_size", batch_size)
         cells = self._validate_anndata(adata)
         indices = check.get_indices(indices, cells.n_obs)
-        assignment = self._posterior(cells, indices, batch_size).assignment
+        if unknown is not None:
+            _novelty.check_unknown(unknown, self.clusters_.names)
+        posterior = self._posterior(cells, indices, batch_size)
         index = cells.obs_names if indices is None else cells.obs_names[indices]
-        return self.clusters_.probabilities(assignment, index) if soft else self.clusters_.labels(assignment, index)
+        if soft:
+            return self.clusters_.probabilities(posterior.assignment, index)
+        labels = self.clusters_.labels(posterior.assignment, index)
+        if unknown is None:
+            return labels
+        return _novelty.name_unknown(labels, self._novelty(cells, posterior, indices), unknown)
 
     @property
     def n_clusters(self) -> int:
@@ -528,6 +548,181 @@ class RMVE(RMVEBase):
         self._check_if_trained()
         distance = _tables.separations(self.module.mixture)
         return _tables.component_table(self._posterior().assignment, distance, self.clusters_)
+
+    # ------------------------------------------- what is new, names and genes
+
+    def get_novelty(self, adata: AnnData | None = None) -> pd.Series:
+        """How unlike all training cells each cell is.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+
+        Returns
+        -------
+        Series with a value in [0, 1] for each cell, one minus a p-value: the share of the training cells, each compared
+        with the others, that are less unusual for their cluster and depth. It is about uniform for cells like those of
+        training, and close to 1 for cells of a type that training did not see.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or was loaded without its training data.
+
+        Notes
+        -----
+        See :mod:`rmve.novelty` for what is compared. A batch that training did not have differs from the training cells, too:
+        compare its values with each other before types are called new.
+
+        Examples
+        --------
+        >>> adata.obs["novelty"] = model.get_novelty()  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        cells = self._validate_anndata(adata)
+        return self._novelty(cells, self._posterior(cells))
+
+    def _training_cells(self) -> _novelty.Reference | None:
+        """Training cells to compare others with, kept for as long as the components are the same."""
+        if self.reference_ is None and self.adata is not None and not self.is_query_:
+            expression = _novelty.Expression(*self._values(self.adata))
+            self.reference_ = _novelty.Reference.fit(
+                expression, self.adata.n_obs, self.tree, lambda rows: self._posterior(rows=rows)
+            )
+        return self.reference_
+
+    def _novelty(self, cells: AnnData, posterior: Posterior, rows=None) -> pd.Series:
+        """Novelty of cells whose posterior is known."""
+        reference = _novelty.require_reference(self._training_cells())
+        index = cells.obs_names if rows is None else cells.obs_names[rows]
+        return reference.novelty(*self._values(cells), posterior, index, rows)
+
+    def _values(self, cells: AnnData) -> tuple[object, bool]:
+        """Matrix of values of cells, and whether they are counts."""
+        return check.get_matrix(cells, self.registry_[SETUP_ARGS_KEY].get("layer")), self._has_counts
+
+    @property
+    def _has_counts(self) -> bool:
+        return self.gene_likelihood in COUNT_LIKELIHOODS
+
+    def get_markers(self, n: int = 10) -> pd.DataFrame:
+        """Genes that mark each cluster, in the training data.
+
+        Parameters
+        ----------
+        n
+            Number of genes for each cluster.
+
+        Returns
+        -------
+        Data frame with a row for each cluster and gene, the best first:
+
+        - ``cluster``, ``gene``;
+        - ``log_fold_change``: of mean normalised expression in the cluster to that in all other cells, in log2 units; a
+          difference of means for values that are no counts;
+        - ``share_inside``, ``share_outside``: share of the cells in and outside the cluster that express the gene;
+        - ``probability``: that a cell of the cluster has more of the gene than a cell outside (area under the ROC curve).
+
+        Genes come first that a tenth of the cluster's cells express, at twice the level of the others.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or has no data.
+        ValueError
+            If there is one cluster only.
+
+        Notes
+        -----
+        It is a description of the data, without a correction for batches. Test differences by
+        :meth:`differential_expression`. Of many cells, 20,000 drawn at random are described.
+
+        Examples
+        --------
+        >>> model.get_markers(n=5)  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        check.check_positive_int("n", n)
+        cells = self._validate_anndata(None)
+        rows = _novelty.some_rows(cells.n_obs)
+        labels, expression = self.predict(indices=rows), _novelty.Expression(*self._values(cells))
+        values, _ = expression(rows)
+        to_mean = np.expm1 if self._has_counts else None
+        return marker_table(values, labels.cat.codes.to_numpy(), self.clusters_.names, self.var_names_, n, to_mean)
+
+    def rename_clusters(self, names: Mapping[str, str]) -> None:
+        """Give names to clusters.
+
+        A name belongs to the components of its cluster: the cluster has it again after :meth:`merge_components` went to
+        another level and back, and at all levels at which it is a cluster, also after saving and loading.
+
+        Parameters
+        ----------
+        names
+            Dictionary from the present names of clusters to new ones; clusters that are not in it keep theirs.
+
+        Raises
+        ------
+        KeyError
+            If there is no cluster of a name.
+        ValueError
+            If two clusters would have one name.
+
+        Examples
+        --------
+        >>> model.rename_clusters({"0": "T cells", "1": "B cells"})  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        old = self.clusters_
+        self.clusters_ = replace(old, names=tuple(renamed(old.names, names)))
+        active, given = self.tree.active.tolist(), dict(self.given_names_)
+        for number, (before, now) in enumerate(zip(old.names, self.clusters_.names, strict=True)):
+            if before in names:
+                given.pop(before, None)
+                given[now] = [k for k in active if old.of_component[k] == number]
+        self.given_names_ = given
+
+    def get_gene_programmes(self, n: int = 10) -> pd.DataFrame:
+        """Genes that each latent dimension stands for.
+
+        Parameters
+        ----------
+        n
+            Number of genes for each direction of a dimension.
+
+        Returns
+        -------
+        Data frame with the columns ``dimension`` (``"0"``, ``"1"``, ..., the columns of ``obsm["X_rmve"]``), ``direction``
+        (``"up"`` or ``"down"``), ``gene`` and ``change``: what the decoder says of the gene as a cell moves along the
+        dimension by one standard deviation of the training cells, on average over these, in log2 units for counts. Genes
+        of counts are ranked by it times the root of their mean count: the change of a gene that few cells express is noise.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained, or has no data.
+
+        Notes
+        -----
+        The latent space may be turned without a change of the model's fit: dimensions are no independent factors, and differ
+        between runs. :meth:`get_markers` has the genes of clusters, which do not.
+
+        Examples
+        --------
+        >>> model.get_gene_programmes(n=5)  # doctest: +SKIP
+        """
+        self._check_if_trained()
+        check.check_positive_int("n", n)
+        cells = self._validate_anndata()
+        rows = _novelty.some_rows(cells.n_obs, MAX_CELLS)
+        steps = np.diag(self._posterior(cells, rows).latent.std(0))
+        change = change_along(self.module, self._make_data_loader(cells, indices=rows, batch_size=512), steps)
+        weight = None
+        if self._has_counts:
+            matrix, _ = self._values(cells)
+            weight = np.sqrt(np.asarray(read_rows(matrix, rows).mean(axis=0)).ravel())
+        return programme_table(change, np.asarray(self.var_names_, dtype=object), n, weight)
 
     # ---------------------------------------------------------------- levels
 
@@ -619,7 +814,8 @@ class RMVE(RMVEBase):
     def _clusters_at(self, tree: MergeTree, n_clusters: int, posterior: Posterior) -> Clusters:
         """Clusters of a level of a tree, numbered by size on the training data."""
         distance, labels = _tables.separations(self.module.mixture), names_of_labels(self.registry_)
-        return Clusters.by_size(posterior.assigned, tree.cut(n_clusters), distance, labels)
+        clusters = Clusters.by_size(posterior.assigned, tree.cut(n_clusters), distance, labels)
+        return clusters.named(self.given_names_, tree.active)
 
     def _choose_level(self) -> None:
         """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
@@ -903,7 +1099,7 @@ class RMVE(RMVEBase):
 
     # --------------------------------------------------------------- results
 
-    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY) -> None:
+    def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, levels: Sequence[int] = ()) -> None:
         """Write the results into ``adata``: the one method that does.
 
         Everything is computed before anything is written; calling it again overwrites the same keys.
@@ -914,8 +1110,12 @@ class RMVE(RMVEBase):
             Where to write; ``None`` is the training data. New data is assigned first.
         key_added
             Name of the cluster column, and the stem of the other names (see the user guide):
-            ``obs[key]``, ``obs[key_confidence]``, ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a
-            spatial map ``obsm[X_key_spatial]`` and ``obs[key_spatial_sd]``.
+            ``obs[key]``, ``obs[key_confidence]``, ``obs[key_novelty]`` (of a model that has its training data),
+            ``obsm[X_key]``, ``obsm[key_probabilities]``, ``uns[key]``, and with a spatial map ``obsm[X_key_spatial]`` and
+            ``obs[key_spatial_sd]``. From ``obs[key_finest]`` and ``uns[key]``, :func:`rmve.cut_levels` makes the clusters
+            of any level.
+        levels
+            Numbers of clusters of other levels to write, too: ``[4, 8]`` writes ``obs[key_4]`` and ``obs[key_8]``.
 
         Raises
         ------
@@ -931,10 +1131,14 @@ class RMVE(RMVEBase):
         cells = self._validate_anndata(adata)
         adata = cells if adata is None else adata
         arguments, smap, names = self.registry_[SETUP_ARGS_KEY], self.spatial_map_, Written(key_added)
-        check.check_key_added(adata, key_added, _results.read_names(arguments), with_map=smap is not None)
+        registered = _results.read_names(arguments)
+        check.check_key_added(adata, key_added, registered, with_map=smap is not None)
+        columns = level_columns(adata, names, levels, registered["obs"])
         posterior = self._posterior(cells)
         training = posterior if self.adata is None or cells is self.adata else self._posterior()
         results = _results.cell_results(posterior, self.clusters_, adata.obs_names, names)
+        if self._training_cells() is not None:
+            results.obs[names.novelty] = self._novelty(cells, posterior).set_axis(adata.obs_names)
         distance = _tables.separations(self.module.mixture)
         results.uns.update(
             params=_results.parameters(self.init_params_["non_kwargs"], arguments),
@@ -942,8 +1146,14 @@ class RMVE(RMVEBase):
             component_means=self.component_means.to_numpy(),
             component_variances=self.component_variances.to_numpy(),
             resolutions=self.get_resolutions(),
+            levels=level_names(self.tree, lambda number: self._clusters_at(self.tree, number, training)),
+            level_columns=list(columns),
             versions=_results.versions(),
         )
+        component = pd.Series(posterior.assigned, index=adata.obs_names).astype(str)
+        results.obs[names.finest] = component.astype("category")
+        sizes = results.uns["components"]["n_cells"].to_numpy()
+        results.obs.update({name: labels_at(results.uns["levels"], sizes, component, n) for name, n in columns.items()})
         if smap is not None:
             placed = _results.place_results(_places.place(smap, posterior, adata.obs_names), names)
             results.obs.update(placed.obs)
@@ -955,3 +1165,19 @@ class RMVE(RMVEBase):
                 known = _places.identify_cells(adata, arguments.get("spatial_key"))
                 results.uns["held_out"] = adata.obs_names[self.held_out_.rows(known)].to_numpy(dtype=str)
         results.write(adata, names)
+
+    def __repr__(self) -> str:
+        options = self.init_params_["non_kwargs"]
+        size = "no data" if self.adata is None else f"{self.adata.n_obs:,} cells, {self.adata.n_vars:,} genes"
+        if not self.is_trained_:
+            state = "not trained: call `model.train()`"
+        else:
+            state = f"{self.n_clusters} cluster{'s' * (self.n_clusters != 1)} of {self.module.n_components} components"
+            state += f": {', '.join(self.clusters_.names[:8])}{', ...' * (self.n_clusters > 8)}"
+        keys = {k: self.registry_[SETUP_ARGS_KEY].get(k) for k in _results.NOTED}
+        given = {"gene_likelihood": self.gene_likelihood, "n_latent": options["n_latent"]} | keys
+        text = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        lines = [f"{type(self).__name__} on {size}", state, text]
+        if self.spatial_map_ is not None:
+            lines.append(repr(self.spatial_map_))
+        return "\n    ".join(lines)

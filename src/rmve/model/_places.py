@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 
 from rmve import _validation as check
 from rmve import spatial
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.model._decode import change_along
 from rmve.model._encode import Posterior
 from rmve.model._held_out import HeldOut, identify
 from rmve.module import RMVEModule
@@ -109,7 +108,6 @@ def place(spatial_map: SpatialMap, posterior: Posterior, index: pd.Index) -> pd.
     return frame
 
 
-@torch.inference_mode()
 def genes_along_axes(
     module: RMVEModule, spatial_map: SpatialMap, posterior: Posterior, loader: Iterable[dict], genes: pd.Index
 ) -> pd.DataFrame:
@@ -132,26 +130,8 @@ def genes_along_axes(
     spread = np.cov(latent.T).reshape(latent.shape[1], -1)
     placed = spatial_map.predict(latent, posterior.assignment)
     steps = (spread @ a.T @ np.linalg.pinv(a @ spread @ a.T)).T * placed.std(0)[:, None]
-    change = np.zeros((len(steps), len(genes)))
-    for tensors in loader:
-        tensors = {k: v.to(module.device) for k, v in tensors.items()}
-        encoded = module.encode(**module._get_inference_input(tensors))
-        z = (encoded["log_q"].exp()[..., None] * encoded["z_mean"]).sum(1)
-        for axis, step in enumerate(steps):
-            half = torch.as_tensor(step / 2, dtype=z.dtype, device=z.device)
-            up, down = (_decode(module, tensors, encoded, z + sign * half) for sign in (1.0, -1.0))
-            change[axis] += (up - down).sum(0).double().cpu().numpy()
-    change /= len(latent)
-    if module.gene_likelihood in COUNT_LIKELIHOODS:
-        change /= np.log(2.0)
+    change = change_along(module, loader, steps)
     return pd.DataFrame(change.T, index=genes.copy(), columns=[str(i) for i in range(len(steps))])
-
-
-def _decode(module: RMVEModule, tensors: dict, encoded: dict, z: torch.Tensor) -> torch.Tensor:
-    """Log mean (counts), mean (normal) or log-odds (Bernoulli) of each gene, shape ``(B, G)``."""
-    inputs = module._get_generative_input(tensors, {**encoded, "z": z})
-    values = module.generative(**inputs, with_distribution=False)["parameters"]
-    return values["log_mu"] if module.gene_likelihood in COUNT_LIKELIHOODS else values["location"]
 
 
 def cross_validate(

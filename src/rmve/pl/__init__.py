@@ -10,7 +10,9 @@ from rmve.pl._confidence import confidence
 from rmve.pl._confusion import confusion
 from rmve.pl._embedding import embedding
 from rmve.pl._history import history
+from rmve.pl._markers import markers
 from rmve.pl._merge_tree import merge_tree
+from rmve.pl._programmes import gene_programmes
 from rmve.pl._separation import separation
 from rmve.pl._spatial import spatial, spatial_error, spatial_fit, spatial_genes
 from rmve.pl._stability import stability
@@ -21,7 +23,9 @@ __all__ = [
     "confidence",
     "confusion",
     "embedding",
+    "gene_programmes",
     "history",
+    "markers",
     "merge_tree",
     "separation",
     "spatial",

@@ -1,0 +1,50 @@
+"""What the decoder says of genes as cells move in the latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.module import RMVEModule
+
+
+@torch.inference_mode()
+def change_along(module: RMVEModule, loader: Iterable[dict], steps: np.ndarray) -> np.ndarray:
+    """Mean change of each gene as cells go a step, half of it to each side.
+
+    Parameters
+    ----------
+    module
+        Trained networks.
+    loader
+        Mini-batches of the cells.
+    steps
+        Steps in the latent space, shape ``(m, d)``.
+
+    Returns
+    -------
+    Shape ``(m, G)``: in log2 units for counts, in the data's unit for a normal likelihood, in log-odds for a Bernoulli one.
+    """
+    change, n_cells = 0.0, 0
+    for tensors in loader:
+        tensors = {k: v.to(module.device) for k, v in tensors.items()}
+        encoded = module.encode(**module._get_inference_input(tensors))
+        z = (encoded["log_q"].exp()[..., None] * encoded["z_mean"]).sum(1)
+        rows = []
+        for step in steps:
+            half = torch.as_tensor(step / 2, dtype=z.dtype, device=z.device)
+            up, down = (_decode(module, tensors, encoded, z + sign * half) for sign in (1.0, -1.0))
+            rows.append((up - down).sum(0).double().cpu().numpy())
+        change, n_cells = change + np.stack(rows), n_cells + len(z)
+    change = change / n_cells
+    return change / np.log(2.0) if module.gene_likelihood in COUNT_LIKELIHOODS else change
+
+
+def _decode(module: RMVEModule, tensors: dict, encoded: dict, z: torch.Tensor) -> torch.Tensor:
+    """Log mean (counts), mean (normal) or log-odds (Bernoulli) of each gene, shape ``(B, G)``."""
+    inputs = module._get_generative_input(tensors, {**encoded, "z": z})
+    values = module.generative(**inputs, with_distribution=False)["parameters"]
+    return values["log_mu"] if module.gene_likelihood in COUNT_LIKELIHOODS else values["location"]
