@@ -331,6 +331,7 @@ def is_first_process(strategy: object) -> bool:
 
 
 def as_list(plugins: object) -> list:
+    """Plugins of the trainer as a list: none, one or several."""
     if plugins is None:
         return []
     return list(plugins) if isinstance(plugins, list | tuple) else [plugins]
