@@ -48,6 +48,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         super().__init__(adata, registry)
         self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
         self.is_query_ = False
+        #: Whether training moves no cell, since the encoder is a reference's.
+        self.embedding_is_fixed_ = False
         #: Clusters in use.
         self.clusters_ = Clusters((), ())
         #: Cells whose position was held out of training, and learned.
@@ -437,6 +439,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             adata._inplace_subset_var(genes)
         model = super().load_query_data(adata, reference_model, **kwargs)
         model.is_trained_ = model.is_query_ = True
+        frozen = not kwargs.get("unfrozen") and kwargs.get("freeze_expression", True)
+        model.embedding_is_fixed_ = frozen and not model.module.encode_covariates
         return model
 
     def _get_user_attributes(self) -> list[tuple[str, object]]:
