@@ -121,7 +121,7 @@ EXAMPLES = examples()
 
 def test_the_model_has_an_example():
     """The class that users meet first shows how it is used."""
-    assert "rmve.model.RMVE" in EXAMPLES
+    assert "rmve.model._model.RMVE" in EXAMPLES
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -245,7 +245,7 @@ def test_what_the_models_inside_are_made_of(typed, subtyped, seen):
         np.testing.assert_array_equal(
             inner.adata.layers["counts"].toarray(), subtyped[inner.adata.obs_names, genes].layers["counts"].toarray()
         )
-        assert inner._setup_arg("layer") == "counts"
+        assert inner.registry_["setup_args"]["layer"] == "counts"
         assert inner.module.n_latent == typed.module.n_latent
 
 

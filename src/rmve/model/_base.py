@@ -49,6 +49,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         super().__init__(adata, registry)
         self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
         self.is_query_ = False
+        #: Whether training moves no cell, since the encoder is a reference's.
+        self.embedding_is_fixed_ = False
         #: Clusters in use.
         self.clusters_ = Clusters((), ())
         #: Cells whose position was held out of training, and learned.
@@ -444,6 +446,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         model = super().load_query_data(adata, reference_model, **kwargs)
         model.is_trained_ = model.is_query_ = True
         model.reference_ = reference_model._training_cells()
+        frozen = not kwargs.get("unfrozen") and kwargs.get("freeze_expression", True)
+        model.embedding_is_fixed_ = frozen and not model.module.encode_covariates
         return model
 
     def _training_cells(self) -> Reference | None:

@@ -35,11 +35,6 @@ class TrainingStopped(RuntimeError):
     """The loss or a gradient was not finite."""
 
 
-def embedding_is_fixed(module: RMVEModule) -> bool:
-    """Whether training moves no cell: no weight of the encoder is trained, and it reads no covariates."""
-    return not module.encode_covariates and not any(weight.requires_grad for weight in module.encoder.parameters())
-
-
 @contextlib.contextmanager
 def quietly(quiet: bool) -> Iterator[None]:
     """Silence the training libraries, and what they print if ``quiet``."""
@@ -331,6 +326,7 @@ def is_first_process(strategy: object) -> bool:
 
 
 def as_list(plugins: object) -> list:
+    """Plugins of the trainer as a list: none, one or several."""
     if plugins is None:
         return []
     return list(plugins) if isinstance(plugins, list | tuple) else [plugins]

@@ -291,7 +291,7 @@ class RMVE(RMVEBase):
         indexing = (datasplitter_kwargs or {}).get("external_indexing")
         check_split_of_rows(indexing, self.adata.n_obs)
         check_limits(trainer_kwargs, math.ceil(self.adata.n_obs * (train_size or 0.9) / batch_size))
-        if self.is_query_ and _fit.embedding_is_fixed(self.module):
+        if self.embedding_is_fixed_:
             warnings.warn(_fit.FIXED_EMBEDDING, UserWarning, stacklevel=2)
         if train_size is None and not early_stopping and not indexing:
             train_size = 1.0 - (validation_size or 0.0)
@@ -361,7 +361,7 @@ class RMVE(RMVEBase):
         """
         was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in arguments)
         self.tree_ = None  # that of an earlier run is not one of its checkpoints
-        if not (self.is_query_ and _fit.embedding_is_fixed(self.module)):
+        if not self.embedding_is_fixed_:
             self.reference_ = None  # cells have moved
         history = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
         checkpoints = None
