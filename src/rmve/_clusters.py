@@ -18,7 +18,6 @@ from rmve._cluster_names import name_clusters
 from rmve._find_levels import find_levels
 from rmve._validation import check_clusters, check_positive_int, check_structures, get_indices
 from rmve.dataloading import IndexedDataset
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import MergeTree
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.subclusters import divide
@@ -53,7 +52,7 @@ class ClustersMixin:
     ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         """Mini-batches of the rows ``wanted``, each with its places among them; backed data is read in order."""
         # Apple's GPUs lack the sparse product
-        as_counts = self.gene_likelihood in COUNT_LIKELIHOODS and self.device.type != "mps"
+        as_counts = self.module.likelihood.takes_counts and self.device.type != "mps"
         cells = IndexedDataset(self.get_anndata_manager(adata, required=True), as_counts)
         order, size = np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH
         for at in (order[start : start + size] for start in range(0, len(wanted), size)):

@@ -11,7 +11,6 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from rmve._keys import TARGET_KEY
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.maths.sparse_rows import SparseRows
 from rmve.predictive import split_batch, thin_batch
@@ -43,7 +42,7 @@ def find_levels(model: RMVE, assignment: np.ndarray, latent: np.ndarray) -> Merg
         ``q(y|x)``, shape ``(n, K)``, and latent means, shape ``(n, d)``, of the training cells.
     """
     assigned, n_known = assignment.argmax(1), len(model.label_names_)
-    if model.gene_likelihood not in COUNT_LIKELIHOODS:
+    if not model.module.likelihood.takes_counts:
         mixture, blocks = model.module.mixture, torch.from_numpy(latent).split(MIXTURE_BATCH)
         r = torch.cat([mixture.log_responsibilities(block.to(model.device)).exp().cpu() for block in blocks])
         return merge_tree(joint_of_halves(assignment, r.numpy()), assigned, latent, n_known)

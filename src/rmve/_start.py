@@ -10,7 +10,6 @@ from scvi import REGISTRY_KEYS
 from rmve import _validation as check
 from rmve import initialization
 from rmve._held_out import identify
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.labels import partition_from_labels
 from rmve.training import TrainingData
 
@@ -103,7 +102,7 @@ class StartMixin:
         if self._setup_arg("size_factor_key") is not None:
             size_factor = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
         if not self.is_trained_:
-            stats = initialization.input_statistics(x, self.gene_likelihood, size_factor)
+            stats = initialization.input_statistics(x, self.module.likelihood, size_factor)
             self.module.set_input_statistics(
                 torch.as_tensor(stats.mean),
                 torch.as_tensor(stats.sd),
@@ -139,7 +138,7 @@ class StartMixin:
         few genes of high variance rule, and correlation, where the noise of all others does.
         """
         module = self.module
-        weight = 1.0 if self.gene_likelihood == "bernoulli" else module.input_sd.sqrt()
+        weight = module.input_sd.sqrt() if module.likelihood.standardizes else 1.0
 
         @torch.no_grad()
         def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -147,7 +146,7 @@ class StartMixin:
             factor = None
             if size_factor is not None:
                 factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
-            library = module.log_library(x, factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+            library = module.log_library(x, factor) if module.likelihood.takes_counts else None
             return (module.standardize(x, library) * weight).cpu().numpy()
 
         return standardize

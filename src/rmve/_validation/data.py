@@ -13,6 +13,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from rmve._validation.arguments import shorten
 from rmve.backed import check_matrix
 from rmve.initialization import row_sums, stored_chunks
+from rmve.likelihoods import get_likelihood
 
 #: Packages whose matrices stay on disk and are read by rows.
 ON_DISK = ("anndata", "h5py", "zarr")
@@ -142,26 +143,20 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str) -> None:
     Raises
     ------
     ValueError
-        For a count likelihood: negative or fractional values, or a cell without counts. For ``"bernoulli"``:
-        values outside ``[0, 1]``.
+        If the likelihood has a problem with a value (:meth:`rmve.likelihoods.Likelihood.problem`), or takes counts and a
+        cell has none.
     """
-    x = get_matrix(adata, layer)
+    x, likelihood = get_matrix(adata, layer), get_likelihood(likelihood)
     for values in _values(x):
-        if likelihood == "bernoulli":
-            if values.size and (values.min() < 0 or values.max() > 1):
-                raise ValueError(
-                    f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs."
-                )
-        elif likelihood != "normal":
-            bad = values[(values < 0) | (values != np.round(values))]
-            if bad.size:
-                kind = "negative" if bad[0] < 0 else "fractional"
-                raise ValueError(
-                    f"{_where(layer)} has {kind} values (for example {float(bad[0]):.10g}), but "
-                    f"`gene_likelihood={likelihood!r}` needs raw counts. {_where_counts_are(adata, layer)}, or use "
-                    "`gene_likelihood='normal'` for log-normalised values."
-                )
-    if likelihood not in ("normal", "bernoulli"):
+        problem = likelihood.problem(values)
+        if problem is None:
+            continue
+        advice = ""
+        if likelihood.takes_counts:
+            where = _where_counts_are(adata, layer)
+            advice = f" {where}, or use `gene_likelihood='normal'` for log-normalised values."
+        raise ValueError(f"{_where(layer)} has {problem}.{advice}")
+    if likelihood.takes_counts:
         empty = np.flatnonzero(row_sums(x) == 0)
         if empty.size:
             raise ValueError(
