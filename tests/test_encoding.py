@@ -9,7 +9,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from rmve.clusters.initialization import input_statistics
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.sparse_input import first_layer
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
@@ -101,7 +101,7 @@ def test_moments_of_q_z(make_module, make_batch):
     torch.testing.assert_close(outputs["z"].var(0) / sd.square(), torch.ones_like(sd), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("likelihood", COUNT_LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", [name for name, kind in LIKELIHOODS.items() if kind.takes_counts])
 def test_standardize_is_scanpys_preprocessing(cells, likelihood):
     """On the training data, the input is scanpy's normalize_total, log1p and scale(max_value=10)."""
     counts = torch.from_numpy(cells.X.toarray())
@@ -109,7 +109,7 @@ def test_standardize_is_scanpys_preprocessing(cells, likelihood):
     counts[7, 5] = 3.0  # alone: beyond the limit after scaling
     counts[:, 6] = 0.0
     cells.X = counts.numpy()
-    stats = input_statistics(cells.X, likelihood)
+    stats = input_statistics(cells.X, LIKELIHOODS[likelihood]())
     module = RMVEModule(cells.n_vars, 2, gene_likelihood=likelihood).eval()
     module.set_input_statistics(
         *(torch.as_tensor(value) for value in (stats.mean, stats.sd)),

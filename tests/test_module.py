@@ -7,7 +7,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from rmve.gene_likelihoods import GENE_LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.estimators import nodes_over_y
 from rmve.maths.sparse_rows import SparseRows
 from rmve.objective import Objective, given
@@ -19,7 +19,7 @@ X, BATCH = REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY
 pytestmark = pytest.mark.usefixtures("fixed_seed")
 
 
-@pytest.mark.parametrize("likelihood", GENE_LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("n_samples", [1, 4])
 def test_shapes(make_module, make_batch, likelihood, n_samples):
     """Several draws add a leading axis to latent points, parameters and distribution."""
@@ -27,11 +27,12 @@ def test_shapes(make_module, make_batch, likelihood, n_samples):
     _, generative = module(tensors, inference_kwargs={"n_samples": n_samples}, compute_loss=False)
     shape = (B, G) if n_samples == 1 else (n_samples, B, G)
     assert generative["px"].sample().shape == shape
-    assert all(value.shape == shape for value in generative["parameters"].values())
+    outputs = ("location", *module.likelihood.heads)
+    assert all(generative["parameters"][name].shape == shape for name in outputs)
     assert module.sample(tensors, n_samples=n_samples).shape == ((B, G) if n_samples == 1 else (B, G, n_samples))
 
 
-@pytest.mark.parametrize("likelihood", GENE_LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_gradient_reaches_all_parameters(make_module, make_batch, run_module, likelihood):
     """Every parameter of the full model gets a finite gradient, and all but none of them is left at zero."""
     module = make_module(likelihood, n_batch=2)
@@ -58,7 +59,8 @@ def test_covariates_reach_the_decoder(make_module, make_batch):
         inference = module.inference(**module._get_inference_input(tensors))
 
         def decode(tensors, module=module, inference=inference):
-            return module.generative(**module._get_generative_input(tensors, inference))["parameters"]["log_mu"]
+            generated = module.generative(**module._get_generative_input(tensors, inference))
+            return module.likelihood.log_mean(generated["parameters"])
 
         for key, value in others.items():
             changed = tensors | {key: value}
@@ -72,8 +74,10 @@ def test_transform_batch(make_module, make_batch):
     module, tensors = make_module(n_batch=2), make_batch(n_batch=2)
     inference = module.inference(**module._get_inference_input(tensors))
     inputs = module._get_generative_input(tensors, inference)
-    as_0, as_1 = (module.generative(**inputs, transform_batch=b)["parameters"]["log_mu"] for b in (0, 1))
-    plain = module.generative(**inputs)["parameters"]["log_mu"]
+    as_0, as_1, plain = (
+        module.likelihood.log_mean(module.generative(**inputs, transform_batch=batch)["parameters"])
+        for batch in (0, 1, None)
+    )
     torch.testing.assert_close(as_0[::2], plain[::2])
     torch.testing.assert_close(as_1[1::2], plain[1::2])
     assert not torch.allclose(as_0, as_1)
@@ -113,7 +117,7 @@ def test_training_step_is_the_plain_one(make_module, make_batch, likelihood, pos
         return module(
             sparse,
             inference_kwargs={"objective": objective},
-            generative_kwargs={"with_distribution": False, "as_logits": True},
+            generative_kwargs={"with_distribution": False},
             loss_kwargs={"objective": objective},
         )[2]
 
@@ -137,14 +141,14 @@ def test_other_estimators_with_sparse_counts(make_module, make_batch, estimator)
     """Estimators with several decoder passes, too, give the same loss from sparse and from dense counts."""
     module, tensors = make_module(), make_batch()
     losses = []
-    for x, as_logits in ((tensors[X], False), (SparseRows.from_dense(tensors[X]), True)):
+    for x in (tensors[X], SparseRows.from_dense(tensors[X])):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             batch, objective = {**tensors, X: x}, Objective()
             _, _, loss = module(
                 batch,
                 inference_kwargs={"estimator": estimator, "objective": objective},
-                generative_kwargs={"with_distribution": False, "as_logits": as_logits},
+                generative_kwargs={"with_distribution": False},
                 loss_kwargs={"objective": objective},
             )
         losses.append(loss.loss)

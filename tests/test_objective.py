@@ -7,7 +7,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from rmve.gene_likelihoods import GENE_LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.regularization import agreement, balance, entropy
 from rmve.maths.repulsion import REPULSIONS, default_bandwidth
 from rmve.module import RMVEModule
@@ -29,7 +29,7 @@ def pieces(module: RMVEModule, tensors, inference, generative):
 
 
 @pytest.mark.parametrize("posterior", ["full", "factorized"])
-@pytest.mark.parametrize("likelihood", GENE_LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_exact_bound_by_hand(make_module, make_batch, run_module, likelihood, posterior):
     """Equation 5: the loss is the negative bound, put together from torch's and scvi-tools' distributions."""
     module, tensors = make_module(likelihood, posterior=posterior), make_batch(likelihood)

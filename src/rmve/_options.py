@@ -22,7 +22,7 @@ from rmve.training import RMVETrainingPlan
 
 #: Options of the training plan with few values.
 CHOICES = {"estimator": ESTIMATORS, "lr_schedule": LR_SCHEDULES}
-CHOICES |= {"split": ("auto", *dict.fromkeys(kind for kinds in SPLITS.values() for kind in kinds))}
+CHOICES |= {"split": ("auto", *SPLITS)}
 #: Options of the training plan that lie in [0, 1], and those that are not negative.
 FRACTIONS = ("warmup_fraction", "kl_warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction", "smoothing")
 FRACTIONS += ("momentum", "lr_drop_fraction", "lr_drop")

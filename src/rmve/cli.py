@@ -25,7 +25,7 @@ from rmve._command import Training, check_output, fit
 from rmve._files import replacing
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
 from rmve._validation import check_key_added, foreign_names
-from rmve.gene_likelihoods import GENE_LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS
 from rmve.model._fit import TrainingStopped
 from rmve.report import make_report
 from rmve.spatial import KINDS
@@ -34,7 +34,7 @@ from rmve.spatial import KINDS
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
 #: Layer that stands for the counts in ``adata.raw``.
 RAW = "raw"
-Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
+Likelihood = Enum("Likelihood", {name: name for name in LIKELIHOODS})
 MapKind = Enum("MapKind", {name: name for name in KINDS})
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
+from rmve.likelihoods import get_likelihood
 
 #: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
 #: others, so it is held for longer.
@@ -78,6 +78,6 @@ def default_input_dropout(gene_likelihood: str, n_genes: int, zeros: float = 1.0
     zeros
         Share of zeros among the counts.
     """
-    if gene_likelihood not in COUNT_LIKELIHOODS or zeros < MANY_ZEROS:
+    if not get_likelihood(gene_likelihood).takes_counts or zeros < MANY_ZEROS:
         return 0.0
     return min(MAX_INPUT_DROPOUT, n_genes / 1000)

@@ -8,7 +8,6 @@ import torch
 from scvi.module.base import auto_move_data
 from torch import Tensor
 
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.estimators import nodes_over_y
 from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 from rmve.maths.sparse_input import differences_from_zero, first_layer, standardized_zero
@@ -32,7 +31,7 @@ class EncodingMixin:
         return size_factor.log() + self.size_factor_scale.log()
 
     def standardize(self, x: Tensor | SparseRows, log_library: Tensor | None) -> Tensor:
-        """Encoder input: library-size-normalised, log1p, z-scored and clipped for counts, z-scored for normals.
+        """Encoder input: counts are normalised by library size and log1p-transformed; all but zeros and ones are z-scored.
 
         Parameters
         ----------
@@ -41,11 +40,11 @@ class EncodingMixin:
         log_library
             Shape ``(B, 1)``; used for counts only.
         """
-        if self.gene_likelihood == "bernoulli":
+        if not self.likelihood.standardizes:
             return x
         if isinstance(x, SparseRows):
             return self._differences(x, log_library).dense().add_(self._zero())
-        if self.gene_likelihood in COUNT_LIKELIHOODS:
+        if self.likelihood.takes_counts:
             x = torch.log1p(x * self._input_scale(log_library))
         return ((x - self.input_mean) / self.input_sd).clamp(-INPUT_CLIP, INPUT_CLIP)
 
@@ -58,7 +57,7 @@ class EncodingMixin:
 
     def _drop(self, inputs: Tensor) -> Tensor:
         """Dropout of the encoder's input: a dropped count is taken for a zero, another value for the mean."""
-        if self.gene_likelihood not in COUNT_LIKELIHOODS or not self.training:
+        if not self.likelihood.takes_counts or not self.training:
             return self.input_dropout(inputs)
         zero = self._zero()
         return zero + self.input_dropout(inputs - zero)
@@ -122,7 +121,7 @@ class EncodingMixin:
         cont_covs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """``log q(y|x)``, log library, and what ``q(z|x,y)`` has in common for all ``y``: ``m`` and ``v``, ``(B, d)``."""
-        library = self.log_library(x, size_factor) if self.gene_likelihood in COUNT_LIKELIHOODS else None
+        library = self.log_library(x, size_factor) if self.likelihood.takes_counts else None
         h = self._hidden(x, library, batch_index, *split_covariates(cat_covs), cont=cont_covs)
         logits, mean, log_var = (full_precision(head(h)) for head in (self.y_head, self.mean_head, self.log_var_head))
         return logits.log_softmax(-1), library, mean, log_var
@@ -175,9 +174,9 @@ class EncodingMixin:
         Returns
         -------
         With an ``objective`` and one draw: ``log_q``, ``library``, ``z``, ``weights``, and ``kl``, the divergence of
-        ``q(z|x,y)`` from ``p(z|y)``, shape ``(B, K)``. Else those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or ``(S, B, d)`` for several draws, with
-        ``weights`` of shape ``(S, B)`` under which the expectation over ``y`` is their weighted sum; ``qz`` is
-        the normal with the mean and variance of ``q(z|x)``.
+        ``q(z|x,y)`` from ``p(z|y)``, shape ``(B, K)``. Else those of :meth:`encode`, and ``z`` of shape ``(B, d)``, or
+        ``(S, B, d)`` for several draws, with ``weights`` of shape ``(S, B)`` under which the expectation over ``y`` is
+        their weighted sum; ``qz`` is the normal with the mean and variance of ``q(z|x)``.
         """
         inputs = {
             "x": x,

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from rmve._keys import TARGET_KEY
 from rmve.encoding import EncodingMixin, full_precision, split_covariates
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, distribution_of, log_likelihood_of
+from rmve.likelihoods import get_likelihood
 from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.gaussians import log_normal
 from rmve.maths.sparse_rows import SparseRows
 from rmve.mixture import GaussianMixture
 from rmve.objective import Objective, ObjectiveMixin
 
-__all__ = ["COUNT_LIKELIHOODS", "GENE_LIKELIHOODS", "POSTERIORS", "Objective", "RMVEModule"]
+__all__ = ["POSTERIORS", "Objective", "RMVEModule"]
 
 POSTERIORS = ("full", "factorized")
 
@@ -69,7 +69,7 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         encode_covariates: bool = False,
     ):
         super().__init__()
-        self.gene_likelihood = gene_likelihood
+        self.likelihood = get_likelihood(gene_likelihood)
         self.posterior = posterior
         self.repulsion = repulsion
         self.n_latent = n_latent
@@ -97,13 +97,10 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
 
         self.decoder = FCLayers(n_latent, n_hidden, n_cat_list=categories, n_cont=n_continuous_cov, **layers)
         self.x_head = nn.Linear(n_hidden, n_input)
-        if gene_likelihood in ("nb", "zinb", "normal"):
-            # log inverse dispersion of counts, log variance of normals
-            self.log_dispersion = nn.Parameter(torch.ones(n_input))
-        else:
-            self.register_parameter("log_dispersion", None)
-        if gene_likelihood == "zinb":
-            self.zero_head = nn.Linear(n_hidden, n_input)
+        # log inverse dispersion of counts, log variance of normals
+        self.log_dispersion = nn.Parameter(torch.ones(n_input)) if self.likelihood.has_dispersion else None
+        for name in self.likelihood.heads:
+            self.add_module(f"{name}_head", nn.Linear(n_hidden, n_input))
         use_cheap_dropout(self)
 
         self.n_spatial = n_spatial
@@ -146,8 +143,9 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         self.target_sum.fill_(target_sum)
         self.size_factor_scale.fill_(size_factor_scale)
         self.x_head.bias.copy_(output_bias)
-        if self.gene_likelihood == "normal":
-            self.log_dispersion.copy_(2.0 * sd.log())
+        log_dispersion = self.likelihood.start_log_dispersion(sd)
+        if log_dispersion is not None:
+            self.log_dispersion.copy_(log_dispersion)
 
     @torch.no_grad()
     def set_space_statistics(self, center: Tensor, scale: Tensor) -> None:
@@ -203,7 +201,6 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         cont_covs: Tensor | None = None,
         transform_batch: int | None = None,
         with_distribution: bool = True,
-        as_logits: bool = False,
     ) -> dict[str, object]:
         """Decode latent points.
 
@@ -219,12 +216,11 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
             Decode as if all cells were of this batch.
         with_distribution
             Whether to build ``px`` as a distribution object; training only needs its parameters.
-        as_logits
-            Whether to leave the softmax of counts to :meth:`log_likelihood`, which then takes sparse counts.
 
         Returns
         -------
-        ``parameters`` of ``p(x|z)`` (a dictionary of tensors) and, if asked for, the distribution ``px``.
+        ``parameters`` of ``p(x|z)``, a dictionary of tensors as :class:`rmve.likelihoods.Likelihood` describes them, and,
+        if asked for, the distribution ``px``.
         """
         if transform_batch is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
@@ -234,28 +230,24 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
             covariates = [c.expand(*lead, *c.shape).reshape(-1, c.shape[-1]) for c in covariates]
             cont_covs = None if cont_covs is None else cont_covs.expand(*lead, *cont_covs.shape).flatten(0, -2)
         h = self.decoder(flat, *covariates, cont=cont_covs)
-        parameters = {"location": full_precision(self.x_head(h)).reshape(*z.shape[:-1], -1)}
-        if as_logits:
-            parameters = {"logits": parameters["location"], "library": library}
-        elif self.gene_likelihood in COUNT_LIKELIHOODS:
-            parameters["log_mu"] = parameters.pop("location").log_softmax(-1) + library
-        if self.gene_likelihood == "zinb":
-            parameters["zero_logits"] = full_precision(self.zero_head(h)).reshape(*z.shape[:-1], -1)
+        heads = {"location": self.x_head} | {name: getattr(self, f"{name}_head") for name in self.likelihood.heads}
+        parameters = {name: full_precision(head(h)).reshape(*z.shape[:-1], -1) for name, head in heads.items()}
+        if library is not None:
+            parameters["library"] = library
+        if self.log_dispersion is not None:
+            parameters["log_dispersion"] = self.log_dispersion
         outputs: dict[str, object] = {"parameters": parameters}
         if with_distribution:
-            outputs["px"] = self.distribution(parameters, library)
+            outputs["px"] = self.distribution(parameters)
         return outputs
 
-    def distribution(self, parameters: dict[str, Tensor], library: Tensor | None) -> torch.distributions.Distribution:
+    def distribution(self, parameters: dict[str, Tensor]) -> torch.distributions.Distribution:
         """``p(x|z)`` as a distribution of scvi-tools, from the parameters made by :meth:`generative`."""
-        return distribution_of(self.gene_likelihood, parameters, library, self.log_dispersion)
+        return self.likelihood.distribution(parameters)
 
     def log_likelihood(self, x: Tensor | SparseRows, parameters: dict[str, Tensor]) -> Tensor:
-        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``.
-
-        Sparse counts go with parameters that :meth:`generative` made ``as_logits``.
-        """
-        return log_likelihood_of(self.gene_likelihood, x, parameters, self.log_dispersion)
+        """``log p(x|z)`` summed over genes, for ``x`` of shape ``(B, G)``; shape ``(B,)`` or ``(S, B)``."""
+        return self.likelihood.log_prob(x, parameters)
 
     # ------------------------------------------------------------ evaluation
 

@@ -10,13 +10,8 @@ from rmve._keys import TARGET_KEY
 from rmve.maths.sparse_rows import SparseRows
 from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal, thin
 
-#: How a cell can be split, by likelihood, the default first; ``None`` is the plain bound.
-SPLITS: dict[str, tuple[str | None, ...]] = {
-    **dict.fromkeys(("nb", "zinb"), ("binomial", "negative_binomial", None)),
-    "poisson": ("binomial", None),
-    "normal": (None, "normal"),
-    "bernoulli": (None,),
-}
+#: Ways to split a cell; each likelihood says which of them it can have. ``None`` is the plain bound.
+SPLITS = ("binomial", "negative_binomial", "normal", None)
 
 
 def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tensor | None = None) -> dict[str, Tensor]:
@@ -27,7 +22,7 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
     batch
         A mini-batch with the data ``x``, shape ``(B, G)``.
     kind
-        One of the values of :data:`SPLITS`; ``None`` leaves the mini-batch as it is.
+        One of :data:`SPLITS`; ``None`` leaves the mini-batch as it is.
     log_dispersion
         Log inverse dispersion of each gene (counts) or log variance (normals) of a *part*, as a model that is scored on
         parts learns it, shape ``(G,)``; not used by ``"binomial"``.

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from rmve._keys import INDEX_KEY
 from rmve._validation import check_choice
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.maths.regularization import halve_counts
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
 from rmve.objective import Objective, not_finite
-from rmve.predictive import SPLITS, split_batch
+from rmve.predictive import split_batch
 from rmve.schedules import LR_SCHEDULES, one_cycle, ramp
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
@@ -156,15 +154,14 @@ class RMVETrainingPlan(TrainingPlan):
         split: str | None = "auto",
     ):
         super().__init__(module, lr=lr, weight_decay=weight_decay, optimizer="AdamW")
+        view = view or module.likelihood.default_view
         if agreement > 0 and view is None:
-            if module.gene_likelihood not in COUNT_LIKELIHOODS:
-                raise ValueError(
-                    f"`agreement={agreement}` needs `view` with the likelihood {module.gene_likelihood!r}: "
-                    "a function that returns another view of a batch of cells. Only counts have a default."
-                )
-            view = halve_counts
+            raise ValueError(
+                f"`agreement={agreement}` needs `view` with the likelihood {module.likelihood.name!r}: "
+                "a function that returns another view of a batch of cells. Only counts have a default."
+            )
         check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
-        splits = SPLITS[module.gene_likelihood]
+        splits = module.likelihood.splits
         check_choice("split", split, ("auto", *splits))
         self.split = splits[0] if split == "auto" else split
         self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
@@ -264,10 +261,7 @@ class RMVETrainingPlan(TrainingPlan):
         return self.module(
             batch,
             inference_kwargs={"estimator": self.estimator, "objective": objective},
-            generative_kwargs={
-                "with_distribution": False,
-                "as_logits": isinstance(batch[REGISTRY_KEYS.X_KEY], SparseRows),
-            },
+            generative_kwargs={"with_distribution": False},
             loss_kwargs={"objective": objective},
         )
 

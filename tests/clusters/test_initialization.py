@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from rmve import backed
+from rmve.likelihoods import get_likelihood
 from rmve.clusters import initialization as init
 
 
@@ -68,18 +69,18 @@ def test_share_of_zeros(matrix, counts):
 
 def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
     """Statistics do not depend on how the matrix is stored, nor on the blocks it is read in."""
-    whole = init.input_statistics(counts, "nb")
+    whole = init.input_statistics(counts, get_likelihood("nb"))
     monkeypatch.setattr(init, "CHUNK", 17)
     monkeypatch.setattr(backed.row_chunks, "__defaults__", (None, 17))
-    chunked = init.input_statistics(matrix, "nb")
+    chunked = init.input_statistics(matrix, get_likelihood("nb"))
     for name in ("mean", "sd", "target_sum", "size_factor_scale", "output_bias"):
         np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
-def test_count_statistics(counts, likelihood):
+def test_count_statistics(counts, get_likelihood(likelihood)):
     """Mean and deviation are those of scanpy's normalised, log-transformed values; the bias is the mean profile."""
-    stats = init.input_statistics(counts, likelihood)
+    stats = init.input_statistics(counts, get_likelihood(likelihood))
     adata = ad.AnnData(counts.copy())
     sc.pp.normalize_total(adata)
     sc.pp.log1p(adata)
@@ -94,8 +95,8 @@ def test_count_statistics(counts, likelihood):
 def test_statistics_with_size_factors(counts):
     """Size factors in proportion to the totals, in any unit, change nothing."""
     totals = counts.sum(1)
-    plain = init.input_statistics(counts, "nb")
-    scaled = init.input_statistics(counts, "nb", totals / 8.0)
+    plain = init.input_statistics(counts, get_likelihood("nb"))
+    scaled = init.input_statistics(counts, get_likelihood("nb"), totals / 8.0)
     assert scaled.size_factor_scale == pytest.approx(8.0)
     np.testing.assert_allclose(scaled.mean, plain.mean, rtol=1e-5)
 
@@ -104,7 +105,7 @@ def test_statistics_with_size_factors(counts):
 def test_other_statistics(likelihood):
     """Values that are no counts are taken as they are; the bias is the mean, on the scale of the output."""
     x = np.random.default_rng(0).random((50, 4)).astype(np.float32)
-    stats = init.input_statistics(x, likelihood)
+    stats = init.input_statistics(x, get_likelihood(likelihood))
     np.testing.assert_allclose(stats.mean, x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stats.sd, x.std(0), rtol=1e-4)
     inverse = stats.output_bias if likelihood == "normal" else 1 / (1 + np.exp(-stats.output_bias))
@@ -114,7 +115,7 @@ def test_other_statistics(likelihood):
 def test_constant_genes():
     """A constant gene gets a deviation of one, so that nothing is divided by zero; bias stays finite."""
     for likelihood in ("nb", "normal", "bernoulli"):
-        stats = init.input_statistics(np.tile(np.float32([0.0, 1.0]), (5, 1)), likelihood)
+        stats = init.input_statistics(np.tile(np.float32([0.0, 1.0]), (5, 1)), get_likelihood(likelihood))
         np.testing.assert_array_equal(stats.sd, 1.0)
         assert np.isfinite(stats.output_bias).all()
 

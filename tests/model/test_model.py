@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
 from rmve.clusters.initialization import normalize_graph
-from rmve.gene_likelihoods import GENE_LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import POSTERIORS
@@ -40,7 +40,7 @@ def check_sane(model) -> None:
 # -------------------------------------------------------------------- options
 
 
-@pytest.mark.parametrize("likelihood", GENE_LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_likelihoods(cells, fit, likelihood):
     """Each likelihood trains on data of its kind and finds the types."""
     if likelihood == "normal":

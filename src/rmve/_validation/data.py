@@ -13,6 +13,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
 from rmve.backed import check_matrix, stored_chunks
+from rmve.likelihoods import get_likelihood
 
 #: Packages whose matrices stay on disk and are read by rows.
 ON_DISK = ("anndata", "h5py", "zarr")
@@ -175,22 +176,20 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str, values: 
     Raises
     ------
     ValueError
-        For a count likelihood: negative or fractional values, or a cell without counts. For ``"bernoulli"``:
-        values outside ``[0, 1]``.
+        If the likelihood has a problem with a value (:meth:`rmve.likelihoods.Likelihood.problem`), or takes counts and a
+        cell has none.
     """
-    if likelihood == "normal":
+    likelihood = get_likelihood(likelihood)
+    examples = [values.low, values.high]
+    problem = likelihood.problem(np.array(examples if values.uncountable is None else [values.uncountable, *examples]))
+    if problem is not None:
+        advice = ""
+        if likelihood.takes_counts:
+            where = _where_counts_are(adata, layer)
+            advice = f" {where}, or use `gene_likelihood='normal'` for log-normalised values."
+        raise ValueError(f"{_where(layer)} has {problem}.{advice}")
+    if not likelihood.takes_counts:
         return
-    if likelihood == "bernoulli":
-        if values.low < 0 or values.high > 1:
-            raise ValueError(f"{_where(layer)} has values outside [0, 1], which `gene_likelihood='bernoulli'` needs.")
-        return
-    if values.uncountable is not None:
-        kind = "negative" if values.uncountable < 0 else "fractional"
-        raise ValueError(
-            f"{_where(layer)} has {kind} values (for example {values.uncountable:.10g}), but "
-            f"`gene_likelihood={likelihood!r}` needs raw counts. {_where_counts_are(adata, layer)}, or use "
-            "`gene_likelihood='normal'` for log-normalised values."
-        )
     empty = np.flatnonzero(values.totals == 0)
     if empty.size:
         raise ValueError(

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
 from rmve.backed import CHUNK, row_chunks, row_sums
+from rmve.likelihoods import Likelihood
 
 #: Cells that principal components and k-means are fitted to; more are projected and assigned.
 MAX_FITTED_CELLS = 20_000
@@ -47,7 +48,7 @@ def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float
 
 
 def input_statistics(
-    x, likelihood: str, size_factor: np.ndarray | None = None, totals: np.ndarray | None = None
+    x, likelihood: Likelihood, size_factor: np.ndarray | None = None, totals: np.ndarray | None = None
 ) -> InputStatistics:
     """Per-gene mean and standard deviation of the encoder's input, in one pass over the data.
 
@@ -56,13 +57,13 @@ def input_statistics(
     x
         Data, shape ``(n, G)``, dense, sparse or backed.
     likelihood
-        ``gene_likelihood`` of the model.
+        Likelihood of the model.
     size_factor
         Registered size factors, shape ``(n,)``; ``None`` for total counts.
     totals
         Total of each cell, shape ``(n,)``; ``None`` reads the data once more for them.
     """
-    counts = likelihood in ("nb", "zinb", "poisson")
+    counts = likelihood.takes_counts
     n, target_sum, scale, library = x.shape[0], 1.0, 1.0, None
     if counts:
         totals = row_sums(x) if totals is None else totals
@@ -82,14 +83,7 @@ def input_statistics(
     mean = total / n
     sd = np.sqrt(np.maximum(square / n - mean**2, 0.0))
     sd[sd < 1e-6] = 1.0  # a constant gene stays at 0
-    if counts:
-        bias = np.log((raw + 0.1) / (raw + 0.1).sum())
-    elif likelihood == "bernoulli":
-        p = np.clip(mean, 1e-3, 1 - 1e-3)
-        bias = np.log(p) - np.log1p(-p)
-    else:
-        bias = mean
-    return InputStatistics(mean, sd, target_sum, scale, bias)
+    return InputStatistics(mean, sd, target_sum, scale, likelihood.start_location(mean, raw))
 
 
 def principal_components(standardize, x, n_components: int, seed: int, max_cells: int = MAX_FITTED_CELLS) -> np.ndarray:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rmve.maths.likelihoods import _log_rising, _theta_rising_derivative
+from rmve.maths.rising import log_rising, log_rising_derivative
 from rmve.maths.sparse_rows import SparseRows
 
 #: Counts up to this one are looked up; most are 1, 2 or 3.
@@ -44,8 +44,8 @@ def _log_binomial(counts: SparseRows, log_theta: Tensor) -> tuple[Tensor, Tensor
     if not bool(small.all()):
         large = (~small).nonzero()[:, 0]
         x, cols = counts.values[large], counts.cols[large]
-        value[large] = _log_rising(x, theta[cols], log_theta[cols]) - (x + 1.0).lgamma()
-        derivative[large] = _theta_rising_derivative(x, theta[cols])
+        value[large] = log_rising(x, theta[cols], log_theta[cols]) - (x + 1.0).lgamma()
+        derivative[large] = log_rising_derivative(x, theta[cols])
     return value, derivative
 
 

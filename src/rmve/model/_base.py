@@ -205,7 +205,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         mine = self._per_instance_manager_store.get(self.id, {})
         if any(manager.adata is adata for manager in mine.values()):  # the model's own object for new cells
             return adata
-        setup.check_new_cells(adata, self.registry_, self.var_names_, self.module.gene_likelihood)
+        setup.check_new_cells(adata, self.registry_, self.var_names_, self.gene_likelihood)
         manager = setup.register_new_cells(adata, self.registry_)
         self._register_manager_for_instance(manager)
         return manager.adata
@@ -336,7 +336,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             check.check_genes(adata.var_names, attributes["var_names_"])
             described = setup.description(registry)
             options = {"source_registry": registry, "allow_missing_labels": True}
-            cls._set_up(adata, described, empty.gene_likelihood, **options)
+            cls._set_up(adata, described, empty.likelihood.name, **options)
         model = cls(adata, registry=registry, **init_params)
         for name in io.SAVED:
             setattr(model, name, attributes[name])
@@ -438,7 +438,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             adata[:, genes] if reorder else adata,
             reference_model.registry_,
             reference_model.var_names_,
-            reference_model.module.gene_likelihood,
+            reference_model.gene_likelihood,
             new_batches=True,
         )
         if reorder:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.module import RMVEModule
 
 
@@ -39,12 +38,11 @@ def change_along(module: RMVEModule, loader: Iterable[dict], steps: np.ndarray) 
             up, down = (_decode(module, tensors, encoded, z + sign * half) for sign in (1.0, -1.0))
             rows.append((up - down).sum(0).double().cpu().numpy())
         change, n_cells = change + np.stack(rows), n_cells + len(z)
-    change = change / n_cells
-    return change / np.log(2.0) if module.gene_likelihood in COUNT_LIKELIHOODS else change
+    return change / n_cells
 
 
 def _decode(module: RMVEModule, tensors: dict, encoded: dict, z: torch.Tensor) -> torch.Tensor:
-    """Log mean (counts), mean (normal) or log-odds (Bernoulli) of each gene, shape ``(B, G)``."""
+    """What the decoder says of each gene (:meth:`rmve.likelihoods.Likelihood.effect`), shape ``(B, G)``."""
     inputs = module._get_generative_input(tensors, {**encoded, "z": z})
     values = module.generative(**inputs, with_distribution=False)["parameters"]
-    return values["log_mu"] if module.gene_likelihood in COUNT_LIKELIHOODS else values["location"]
+    return module.likelihood.effect(values)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import default_convert
 
 from rmve.dataloading import IndexedDataset
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.module import RMVEModule
 
 #: Default number of cells that are encoded at once.
@@ -57,7 +56,7 @@ def batches(
         Cells in a mini-batch; ``None`` is :data:`INFERENCE_BATCH`.
     """
     # Apple's GPUs lack the sparse product
-    as_counts = module.gene_likelihood in COUNT_LIKELIHOODS and module.device.type != "mps"
+    as_counts = module.likelihood.takes_counts and module.device.type != "mps"
     cells = IndexedDataset(manager, as_counts)
     wanted = _rows(manager, rows)
     order, size = np.argsort(wanted, kind="stable"), batch_size or INFERENCE_BATCH

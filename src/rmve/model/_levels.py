@@ -13,7 +13,6 @@ from scvi.data import AnnDataManager
 from rmve._keys import TARGET_KEY
 from rmve.clusters.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.clusters.support import support_of_merges
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.maths.sparse_rows import SparseRows
 from rmve.model._encode import Posterior, batches, encode_batch
 from rmve.module import RMVEModule
@@ -46,7 +45,7 @@ def find_levels(module: RMVEModule, manager: AnnDataManager, posterior: Posterio
         Number of known types; their components are the first ones.
     """
     assigned, latent = posterior.assigned, posterior.latent
-    if module.gene_likelihood not in COUNT_LIKELIHOODS:
+    if not module.likelihood.takes_counts:
         blocks = torch.from_numpy(latent).split(MIXTURE_BATCH)
         r = torch.cat([module.mixture.log_responsibilities(block.to(module.device)).exp().cpu() for block in blocks])
         return merge_tree(joint_of_halves(posterior.assignment, r.numpy()), assigned, latent, n_known)

@@ -33,6 +33,7 @@ from rmve.clusters.stability import Stability, compare_runs
 from rmve.clusters.subclusters import divide
 from rmve.dataloading import IndexedDataSplitter
 from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
+from rmve.likelihoods import get_likelihood
 from rmve.markers import marker_table
 from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
@@ -45,8 +46,7 @@ from rmve.model._levels import find_levels
 from rmve.model._prepare import prepare
 from rmve.model._run_file import RUN_FILE, Run, read_run
 from rmve.model._setup import check_unchanged, label_codes, names_of_labels
-from rmve.module import COUNT_LIKELIHOODS, GENE_LIKELIHOODS, POSTERIORS, RMVEModule
-from rmve.predictive import SPLITS
+from rmve.module import POSTERIORS, RMVEModule
 from rmve.programmes import MAX_CELLS, programme_table
 from rmve.spatial import Quality, SpatialMap
 from rmve.training import RMVETrainingPlan
@@ -83,7 +83,7 @@ class RMVE(RMVEBase):
         Dropout of the hidden layers.
     gene_likelihood
         ``"nb"``, ``"zinb"`` or ``"poisson"`` for raw counts, ``"normal"`` for log-normalised values,
-        ``"bernoulli"`` for values in [0, 1].
+        ``"bernoulli"`` for values in [0, 1], or another name in :data:`rmve.likelihoods.LIKELIHOODS`.
     posterior
         ``"full"``: ``q(y|x) q(z|x,y)``; ``"factorized"``: ``q(y|x) q(z|x)``, the VaDE case.
     estimator
@@ -127,14 +127,14 @@ class RMVE(RMVEBase):
         n_hidden: int = 128,
         n_layers: int = 2,
         dropout_rate: float = 0.1,
-        gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "bernoulli"] = "nb",
+        gene_likelihood: str = "nb",
         posterior: Literal["full", "factorized"] = "full",
         estimator: Literal["sample", "exact", "gumbel"] = "sample",
         repulsion: Literal["hsic", "pairwise", "dpp", "wasserstein", "means"] | None = "hsic",
         encode_covariates: bool = False,
         input_dropout: float | None = None,
     ):
-        check.check_choice("gene_likelihood", gene_likelihood, GENE_LIKELIHOODS)
+        likelihood = get_likelihood(gene_likelihood)
         check.check_choice("posterior", posterior, POSTERIORS)
         check.check_choice("estimator", estimator, ESTIMATORS)
         check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
@@ -157,7 +157,7 @@ class RMVE(RMVEBase):
             check.check_values(adata, layer, gene_likelihood, self.adata_manager.values)
         self.gene_likelihood, self.estimator = gene_likelihood, estimator
         if input_dropout is None:
-            counts = adata is not None and gene_likelihood in COUNT_LIKELIHOODS
+            counts = adata is not None and likelihood.takes_counts
             zeros = share_of_zeros(check.get_matrix(adata, layer)) if counts else 1.0
             input_dropout = default_input_dropout(gene_likelihood, self.summary_stats.n_vars, zeros)
         categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
@@ -266,7 +266,7 @@ class RMVE(RMVEBase):
         check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping)
         if "split" in (plan_kwargs or {}):
-            check.check_choice("split", plan_kwargs["split"], ("auto", *SPLITS[self.gene_likelihood]))
+            check.check_choice("split", plan_kwargs["split"], ("auto", *self.module.likelihood.splits))
         check.check_device(accelerator, devices)
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
@@ -337,7 +337,7 @@ class RMVE(RMVEBase):
             "batch_size": batch_size,
             "early_stopping": early_stopping,
             "datasplitter_kwargs": {
-                "as_counts": self.gene_likelihood in COUNT_LIKELIHOODS,
+                "as_counts": self._has_counts,
                 **(datasplitter_kwargs or {}),
             },
             "plan_kwargs": {**defaults, **plan_kwargs, "data": prepared.data},
@@ -604,7 +604,7 @@ class RMVE(RMVEBase):
 
     @property
     def _has_counts(self) -> bool:
-        return self.gene_likelihood in COUNT_LIKELIHOODS
+        return self.module.likelihood.takes_counts
 
     def get_markers(self, n: int = 10) -> pd.DataFrame:
         """Genes that mark each cluster, in the training data.

@@ -14,7 +14,6 @@ from rmve import _validation as check
 from rmve._compat import SETUP_ARGS_KEY
 from rmve.clusters import initialization
 from rmve.clusters._start import Start, find_start
-from rmve.gene_likelihoods import COUNT_LIKELIHOODS
 from rmve.model._encode import encode
 from rmve.model._held_out import HeldOut, identify
 from rmve.model._setup import label_codes, names_of_labels
@@ -174,7 +173,7 @@ def principal_components(module: RMVEModule, manager: AnnDataManager, seed: int,
     if arguments.get("size_factor_key") is not None:
         size_factor = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
     if first:
-        stats = initialization.input_statistics(x, module.gene_likelihood, size_factor, manager.values.totals)
+        stats = initialization.input_statistics(x, module.likelihood, size_factor, manager.values.totals)
         module.set_input_statistics(
             torch.as_tensor(stats.mean),
             torch.as_tensor(stats.sd),
@@ -195,7 +194,7 @@ def _pca_input(module: RMVEModule, size_factor: np.ndarray | None) -> Callable[[
     The encoder's input times the square root of each gene's standard deviation: half way between covariance, where
     few genes of high variance rule, and correlation, where the noise of all others does.
     """
-    weight = 1.0 if module.gene_likelihood == "bernoulli" else module.input_sd.sqrt()
+    weight = module.input_sd.sqrt() if module.likelihood.standardizes else 1.0
 
     @torch.no_grad()
     def standardize(block: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -203,7 +202,7 @@ def _pca_input(module: RMVEModule, size_factor: np.ndarray | None) -> Callable[[
         factor = None
         if size_factor is not None:
             factor = torch.as_tensor(size_factor[rows, None], dtype=x.dtype, device=x.device)
-        library = module.log_library(x, factor) if module.gene_likelihood in COUNT_LIKELIHOODS else None
+        library = module.log_library(x, factor) if module.likelihood.takes_counts else None
         return (module.standardize(x, library) * weight).cpu().numpy()
 
     return standardize
