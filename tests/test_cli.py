@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import rmve
-from rmve import cli
+from rmve import _pipeline, cli, gene_likelihoods, spatial
 from rmve._callbacks import CHATTY
 from rmve._keys import Written
 
@@ -214,7 +214,7 @@ def test_cluster_keeps_the_output_when_the_report_fails(run, source, tmp_path, m
     def fail(*args, **kwargs):
         raise RuntimeError("no drawing today")
 
-    monkeypatch.setattr(*((rmve.pl, "embedding") if part == "figure" else (cli, "make_report")), fail)
+    monkeypatch.setattr(*((rmve.pl, "embedding") if part == "figure" else (_pipeline, "make_report")), fail)
     line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--report", "out.html", "--quiet", *QUICK))
     assert "Wrote out.h5ad, but the report could not be made: no drawing today" in line
     assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
@@ -356,6 +356,36 @@ def test_usage_wrong_value_names_the_option(run, source, tmp_path, options):
 def test_version(run):
     result = run("--version")
     assert (result.exit_code, result.output) == (0, f"rmve {rmve.__version__}\n")
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_import_no_torch(option):
+    """They answer at once: what a command needs is imported when it is called."""
+    code = (
+        "import sys; from rmve.cli import app; sys.argv = ['rmve', sys.argv[1]]\n"
+        "try: app()\n"
+        "finally: print('HEAVY', sorted({'torch', 'scanpy', 'scvi', 'anndata', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rmve" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+def test_names_are_imported_when_asked_for():
+    """As if they had been imported at once; a wrong name is an AttributeError."""
+    code = (
+        "import rmve; assert set(rmve.__all__) <= set(dir(rmve)); rmve.RMVE.setup_anndata; rmve.pl.embedding\n"
+        "rmve.datasets.toy; rmve.levels.MergeTree; from rmve import *; assert RMVE is rmve.RMVE and pl is rmve.pl\n"
+        "assert not hasattr(rmve, 'absent')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choices_are_those_of_the_model():
+    assert cli.GENE_LIKELIHOODS == gene_likelihoods.GENE_LIKELIHOODS
+    assert cli.KINDS == spatial.KINDS
 
 
 def test_help_shows_commands_and_defaults(run):

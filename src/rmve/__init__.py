@@ -1,13 +1,42 @@
-"""RMVE: clusters, embeds and places single cells with a repulsive mixture variational autoencoder."""
+"""RMVE: clusters, embeds and places single cells with a repulsive mixture variational autoencoder.
 
+Names are imported when they are first asked for, so that ``import rmve`` and ``rmve --help`` need no torch.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from rmve import body, datasets, maths, pl
-from rmve._level_names import cut_levels
-from rmve.domains import pool_neighbors
-from rmve.model import RMVE
-from rmve.spatial import SpatialMap
-from rmve.stability import Stability
+if TYPE_CHECKING:
+    from rmve import body, datasets, maths, pl
+    from rmve._level_names import cut_levels
+    from rmve.domains import pool_neighbors
+    from rmve.model import RMVE
+    from rmve.spatial import SpatialMap
+    from rmve.stability import Stability
 
 __all__ = ["RMVE", "SpatialMap", "Stability", "body", "cut_levels", "datasets", "maths", "pl", "pool_neighbors"]
 __version__ = version("rmve")
+
+#: Module of each public name that is no module itself.
+_HOMES = {
+    "RMVE": "rmve.model",
+    "SpatialMap": "rmve.spatial",
+    "Stability": "rmve.stability",
+    "cut_levels": "rmve._level_names",
+    "pool_neighbors": "rmve.domains",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    if not name.startswith("__") and find_spec(f"rmve.{name}") is not None:
+        return import_module(f"rmve.{name}")
+    raise AttributeError(f"module 'rmve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
