@@ -177,7 +177,7 @@ def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path):
         (["--layer", "absent"], "'absent'"),
         (["--batch-key", "absent"], "'absent'"),
         (["--labels-key", "absent"], "'absent'"),
-        (["--n-components", "121"], "n_components=121"),
+        (["--n-components", "121"], "--n-components 121"),
         (["--n-components", "2", "--labels-key", "cell_type"], "3 labels"),
         (["--likelihood", "bernoulli"], "adata.X"),
     ],
@@ -308,7 +308,7 @@ def test_cluster_force_replaces_a_column_of_another(run, source, tmp_path):
 )
 def test_cluster_wrong_key_is_found_before_training(run, source, tmp_path, monkeypatch, options):
     monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
-    assert "key_added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
+    assert "--key-added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -476,7 +476,7 @@ def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_pa
     """The key is named, and so are those that are there."""
     out = tmp_path / "out.h5ad"
     line = one_line_error(run("map", placed_source, "-o", out, *QUICK))
-    assert "`spatial_key='spatial'` is not in `adata.obsm`" in line
+    assert "--spatial-key 'spatial' is not in `adata.obsm`" in line
     assert "'where'" in line
     assert not out.exists()
     usage_error(run("map", placed_source, "-o", out, "--kind", "cubic"))
@@ -487,3 +487,64 @@ def test_cluster_writes_other_levels(run, source, tmp_path):
     run("cluster", source, "-o", "out.h5ad", "--layer", "counts", "--level", "2", "--level", "1", *QUICK)
     obs = ad.read_h5ad(tmp_path / "out.h5ad").obs
     assert (obs["rmve_2"].nunique(), obs["rmve_1"].nunique()) == (2, 1)
+
+
+def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path):
+    """A column of sub-clusters, nested in the clusters, and two CSV files."""
+    options = ["--n-components", 3, "--subcluster", "all", "--csv", "clusters.csv", "--markers", "markers.csv"]
+    result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", *options, "--max-epochs", 10)
+    assert result.exit_code == 0, result.output
+    assert "Wrote out.h5ad, clusters.csv and markers.csv." in result.output
+    adata = ad.read_h5ad(tmp_path / "out.h5ad")
+    outer = adata.obs["rmve_sub"].astype(str).str.split(".").str[0]
+    assert (outer == adata.obs["rmve"].astype(str)).all()
+    table = pd.read_csv(tmp_path / "clusters.csv", index_col="cell")
+    assert list(table.columns) == ["cluster", "confidence", "novelty", "subcluster"]
+    assert (table["cluster"].astype(str) == adata.obs["rmve"].astype(str)).all()
+    np.testing.assert_allclose(table["confidence"], adata.obs["rmve_confidence"], rtol=1e-5)
+    assert {"cluster", "gene", "log_fold_change"} <= set(pd.read_csv(tmp_path / "markers.csv").columns)
+    assert "markers.csv exists" in one_line_error(run("cluster", source, "-o", "new.h5ad", "--markers", "markers.csv"))
+
+
+def test_cluster_keeps_the_output_when_there_is_no_such_cluster(run, source, tmp_path):
+    line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--subcluster", "absent", "--quiet", *QUICK))
+    assert "Wrote out.h5ad, but --subcluster absent: there is no such cluster. The clusters are 0" in line
+    assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+
+
+def test_cluster_on_variable_genes_with_umap(run, source, tmp_path):
+    """The model sees the most variable genes, the output keeps all; the report draws the UMAP."""
+    options = ["--layer", "counts", "--n-top-genes", 30, "--umap", "--report", "out.html", *QUICK]
+    result = run("cluster", source, "-o", "out.h5ad", *options)
+    assert result.exit_code == 0, result.output
+    before, after = ad.read_h5ad(source), ad.read_h5ad(tmp_path / "out.h5ad")
+    assert after.shape == before.shape
+    assert after.obsm["X_umap"].shape == (120, 2)
+    assert "rmve" in after.obs
+    page = (tmp_path / "out.html").read_text()
+    assert "<th>genes</th><td>30</td>" in page
+    assert "UMAP of the embedding" in page
+    line = one_line_error(run("cluster", "out.h5ad", "-o", "new.h5ad", "--umap", *QUICK))
+    assert "--umap would overwrite" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--n-top-genes", "61"], "--n-top-genes 61 is more than the 60 genes"),
+        (["--n-top-genes", "9", "--likelihood", "normal"], "--likelihood normal is for other values"),
+        (["--n-top-genes", "9", "--layer", "absent"], "--layer 'absent'"),
+        (["--layer", "absent"], "--layer 'absent'"),
+    ],
+)
+def test_cluster_errors_are_in_the_words_of_the_flags(run, source, tmp_path, options, named):
+    assert named in one_line_error(run("cluster", source, "-o", "out.h5ad", *options, *QUICK))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_a_line_for_each_tenth_where_there_is_no_terminal(run, source):
+    result = run("cluster", source, "-o", "out.h5ad", "--max-epochs", 20)
+    lines = [line for line in result.output.splitlines() if "of the training" in line]
+    assert len(lines) == 10
+    assert lines[0] == " 10 % of the training: epoch 2 of 20"
+    assert lines[-1] == "100 % of the training: epoch 20 of 20"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,16 @@ import rmve
 from rmve import _cells_file
 from rmve._callbacks import list_epochs, silence
 from rmve._command import Training, check_output, fit
+from rmve._extras import (
+    Extras,
+    add_umap,
+    choose_genes,
+    divide_clusters,
+    in_flags,
+    make_room_for_extras,
+    write_clusters,
+    write_markers,
+)
 from rmve._files import replacing
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._run import TrainingStopped
@@ -67,13 +77,14 @@ def from_file_to_file(
     force: bool,
     quiet: bool,
     kind: str | None = None,
-    levels: Sequence[int] = (),
+    extras: Extras | None = None,
 ) -> None:
     """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
     if training.resume and training.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs the --checkpoint-dir of the run.")
+    extras = extras or Extras()
     with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
-        for path in filter(None, (output, report)):
+        for path in filter(None, (output, report, *extras.files())):
             check_output(path, force)
         start = time.perf_counter()
         adata = _cells_file.read(source)
@@ -81,23 +92,61 @@ def from_file_to_file(
         if from_raw:
             _cells_file.take_raw_counts(adata, RAW)
         _make_room(adata, setup, key_added, force, with_map=kind is not None)
+        make_room_for_extras(adata, extras, key_added, force)
         _cells_file.check_writable(adata)
-        model = fit(adata, setup, training, key_added, quiet, kind, levels)
+        cells = adata
+        if training.n_top_genes is not None:
+            cells = choose_genes(adata, training.n_top_genes, setup["layer"], setup["batch_key"], training.likelihood)
+        problems, markers = [], []
+
+        def finish(model: rmve.RMVE) -> None:
+            """What needs the model and its data."""
+            if extras.subclusters:
+                problems.append(divide_clusters(model, extras.subclusters, key_added, training.max_epochs))
+            if extras.markers is not None:
+                try:
+                    markers.append(model.get_markers())
+                except ValueError as error:  # one cluster
+                    problems.append(f"--markers: {error}".rstrip("."))
+
+        model = fit(cells, setup, training, key_added, quiet, kind, extras.levels, finish)
+        if cells is not adata:
+            _copy_results(cells, adata)
         if from_raw:
             del adata.layers[RAW]
-        rows = {**_summary(adata, key_added, start), "seed": training.seed}
+        if extras.umap:
+            add_umap(adata, key_added, training.seed)
+        rows = {**_summary(cells, key_added, start), "seed": training.seed}
         if kind is not None:
             rows |= _place_summary(model.spatial_map_)
         with replacing(output) as temporary:
             _cells_file.write(temporary, adata)
+        written = [output]
+        if extras.csv is not None:
+            write_clusters(extras.csv, adata, key_added)
+            written.append(extras.csv)
+        if markers:
+            write_markers(extras.markers, markers[0])
+            written.append(extras.markers)
         if report is not None:
             about = {"file": source.name, **rows}
             _write_report(
                 report, output, lambda: make_report(adata, key_added, setup["labels_key"], model.history, about)
             )
+            written.append(report)
         if not quiet:
             _report(rows)
-            _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
+            *before, last = map(str, written)
+            _say(f"Wrote {', '.join(before)} and {last}." if before else f"Wrote {last}.")
+        if any(problems):
+            raise ValueError(f"Wrote {output}, but {'; '.join(filter(None, problems))}.")
+
+
+def _copy_results(cells: ad.AnnData, adata: ad.AnnData) -> None:
+    """Copy what was written to cells with fewer genes to those with all."""
+    adata.obs = cells.obs
+    for part in ("obsm", "uns"):
+        getattr(adata, part).update(getattr(cells, part))
 
 
 def _make_room(adata: ad.AnnData, setup: dict[str, str | None], key_added: str, force: bool, with_map: bool) -> None:
@@ -188,6 +237,6 @@ def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         if isinstance(error, MemoryError):
             message = f"The memory does not suffice. {error}"
-        line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
+        line = Text.assemble(("Error: ", "bold red"), in_flags(" ".join(str(message).split())))
         Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -50,6 +50,12 @@ def _html(path: Path | None) -> Path | None:
     return path
 
 
+def _csv(path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".csv":
+        raise typer.BadParameter(f"{str(path)!r} does not end in .csv.")
+    return path
+
+
 def _component_number(value: str) -> str:
     if value != "auto" and not (value.isdecimal() and int(value) >= 1):
         raise typer.BadParameter(f"{value!r} is neither 'auto' nor a whole number of at least 1.")
@@ -87,6 +93,10 @@ ReportFile = Annotated[
     Path | None,
     typer.Option(metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."),
 ]
+CsvFile = Annotated[
+    Path | None,
+    typer.Option(metavar="CLUSTERS.csv", dir_okay=False, callback=_csv, help="File for the cluster of each cell."),
+]
 CheckpointDir = Annotated[
     Path | None,
     typer.Option(
@@ -119,6 +129,22 @@ def cluster(
         list[int] | None,
         typer.Option(min=1, help="Number of clusters of another level to write, too; may be repeated."),
     ] = None,
+    subcluster: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLUSTER|all", help="Cluster to divide further; may be repeated. all divides each."),
+    ] = None,
+    n_top_genes: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="all genes", help="Train on the most variable genes; all stay in the output."),
+    ] = None,
+    umap: Annotated[bool, typer.Option("--umap", help="Write a UMAP of the embedding, too.")] = False,
+    csv: CsvFile = None,
+    markers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MARKERS.csv", dir_okay=False, callback=_csv, help="File for the markers of each cluster."
+        ),
+    ] = None,
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
@@ -131,11 +157,12 @@ def cluster(
 
     rmve cluster cells.h5ad -o clustered.h5ad --layer counts --report report.html
     """
-    from rmve._pipeline import Training, from_file_to_file
+    from rmve._pipeline import Extras, Training, from_file_to_file
 
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
-    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
-    from_file_to_file(source, output, setup, training, key_added, report, force, quiet, levels=level or ())
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, n_top_genes)
+    extras = Extras(tuple(level or ()), tuple(subcluster or ()), umap, csv, markers)
+    from_file_to_file(source, output, setup, training, key_added, report, force, quiet, extras=extras)
 
 
 @app.command("map")
