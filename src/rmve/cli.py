@@ -153,7 +153,8 @@ def cluster(
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another.
 
-    The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
+    The input is the raw counts of a few thousand variable genes (--n-top-genes chooses them), unless --likelihood says
+    otherwise.
 
     rmve cluster cells.h5ad -o clustered.h5ad --layer counts --report report.html
     """
