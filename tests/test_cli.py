@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 import rmve
-from rmve import cli
+from rmve import _pipeline, cli
 from rmve._callbacks import CHATTY
 from rmve._keys import Written
 
@@ -177,7 +177,7 @@ def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path):
         (["--layer", "absent"], "'absent'"),
         (["--batch-key", "absent"], "'absent'"),
         (["--labels-key", "absent"], "'absent'"),
-        (["--n-components", "121"], "n_components=121"),
+        (["--n-components", "121"], "--n-components 121"),
         (["--n-components", "2", "--labels-key", "cell_type"], "3 labels"),
         (["--likelihood", "bernoulli"], "adata.X"),
     ],
@@ -214,7 +214,7 @@ def test_cluster_keeps_the_output_when_the_report_fails(run, source, tmp_path, m
     def fail(*args, **kwargs):
         raise RuntimeError("no drawing today")
 
-    monkeypatch.setattr(*((rmve.pl, "embedding") if part == "figure" else (cli, "make_report")), fail)
+    monkeypatch.setattr(*((rmve.pl, "embedding") if part == "figure" else (_pipeline, "make_report")), fail)
     line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--report", "out.html", "--quiet", *QUICK))
     assert "Wrote out.h5ad, but the report could not be made: no drawing today" in line
     assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
@@ -308,7 +308,7 @@ def test_cluster_force_replaces_a_column_of_another(run, source, tmp_path):
 )
 def test_cluster_wrong_key_is_found_before_training(run, source, tmp_path, monkeypatch, options):
     monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
-    assert "key_added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
+    assert "--key-added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -446,7 +446,7 @@ def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_pa
     """The key is named, and so are those that are there."""
     out = tmp_path / "out.h5ad"
     line = one_line_error(run("map", placed_source, "-o", out, *QUICK))
-    assert "`spatial_key='spatial'` is not in `adata.obsm`" in line
+    assert "--spatial-key 'spatial' is not in `adata.obsm`" in line
     assert "'where'" in line
     assert not out.exists()
     usage_error(run("map", placed_source, "-o", out, "--kind", "cubic"))

@@ -1,18 +1,20 @@
-"""RMVE: clusters, embeds and places single cells with a repulsive mixture variational autoencoder."""
+"""RMVE: clusters, embeds and places single cells with a repulsive mixture variational autoencoder.
 
-import sys
+Names are imported when they are first asked for, so that ``import rmve`` and ``rmve --help`` need no torch.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from rmve import body, datasets, maths, pl
-from rmve.clusters import levels, stability
-from rmve.clusters.stability import Stability
-from rmve.domains import pool_neighbors
-from rmve.model import RMVE
-from rmve.model._cut import cut_levels
-from rmve.spatial import SpatialMap
-
-#: Public names of modules that are in a folder.
-sys.modules |= {"rmve.levels": levels, "rmve.stability": stability}
+if TYPE_CHECKING:
+    from rmve import body, datasets, levels, maths, pl, stability
+    from rmve.clusters.stability import Stability
+    from rmve.domains import pool_neighbors
+    from rmve.model import RMVE
+    from rmve.model._cut import cut_levels
+    from rmve.spatial import SpatialMap
 
 __all__ = [
     "RMVE",
@@ -28,3 +30,25 @@ __all__ = [
     "stability",
 ]
 __version__ = version("rmve")
+
+#: Module of each public name that is no module itself.
+_HOMES = {
+    "RMVE": "rmve.model",
+    "SpatialMap": "rmve.spatial",
+    "Stability": "rmve.clusters.stability",
+    "cut_levels": "rmve.model._cut",
+    "pool_neighbors": "rmve.domains",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    if not name.startswith("__") and find_spec(f"rmve.{name}") is not None:
+        return import_module(f"rmve.{name}")
+    raise AttributeError(f"module 'rmve' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

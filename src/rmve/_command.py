@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import scvi
 import rmve
 from rmve._callbacks import list_epochs
 from rmve._files import claim, replacing
+from rmve._progress import progress_options
 from rmve._serialization import JSON_FILE
 from rmve.model._run_file import RUN_FILE
 
@@ -31,10 +32,12 @@ class Training:
     seed: int = 0
     checkpoint_dir: Path | None = None
     resume: bool = False
+    n_top_genes: int | None = None
 
     def repeated(self) -> dict[str, object]:
         """The options that a resumed run has to repeat."""
-        return {name: getattr(self, name) for name in ("n_components", "likelihood", "max_epochs", "seed")}
+        names = ("n_components", "likelihood", "max_epochs", "seed", "n_top_genes")
+        return {name: getattr(self, name) for name in names}
 
 
 def fit(
@@ -45,22 +48,25 @@ def fit(
     quiet: bool,
     kind: str | None = None,
     levels: Sequence[int] = (),
+    finish: Callable[[rmve.RMVE], None] | None = None,
 ) -> rmve.RMVE:
-    """Train a model and write its results, and nothing else, into ``adata``."""
+    """Train a model and write its results, and nothing else, into ``adata``; ``finish`` may add to them."""
     scvi.settings.seed = training.seed
     folder, options = training.checkpoint_dir, setup | training.repeated()
     if folder is not None and holds_run(folder, options, training.resume):
-        model = rmve.RMVE.resume(folder, adata, enable_progress_bar=not quiet)
+        model = rmve.RMVE.resume(folder, adata, **progress_options(quiet))
     else:
         rmve.RMVE.setup_anndata(adata, **setup)
         n_components = None if training.n_components == "auto" else int(training.n_components)
         model = rmve.RMVE(adata, n_components=n_components, gene_likelihood=training.likelihood)
         if folder is not None:
             begin_run(folder, options)
-        model.train(max_epochs=training.max_epochs, checkpoint_dir=folder, enable_progress_bar=not quiet)
+        model.train(max_epochs=training.max_epochs, checkpoint_dir=folder, **progress_options(quiet))
     if kind not in (None, "linear"):
         model.fit_spatial_map(kind=kind)
     model.annotate(key_added=key_added, levels=levels)
+    if finish is not None:
+        finish(model)
     for part in (adata.obs, adata.uns):  # notes of the set-up, of no use without the model
         for name in [name for name in part if str(name).startswith("_scvi")]:
             del part[name]

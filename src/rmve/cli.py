@@ -1,40 +1,20 @@
-"""RMVE from the command line: read, train, write, report."""
+"""The command line of RMVE: its commands and options. What they do is imported when they are called."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
-import anndata as ad
-import numpy as np
 import typer
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
-from rmve import _cells_file
-from rmve._callbacks import list_epochs, silence
-from rmve._command import Training, check_output, fit
-from rmve._files import replacing
-from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
-from rmve._validation import check_key_added, foreign_names
-from rmve.likelihoods import LIKELIHOODS
-from rmve.model._fit import TrainingStopped
-from rmve.report import make_report
-from rmve.spatial import KINDS
+from rmve._keys import DEFAULT_KEY, SPATIAL_KEY
 
-#: What the demonstration writes, and the column of its data that it compares with.
-DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"
-#: Layer that stands for the counts in ``adata.raw``.
-RAW = "raw"
-Likelihood = Enum("Likelihood", {name: name for name in LIKELIHOODS})
+#: As in ``rmve.likelihoods`` and ``rmve.spatial``, which would import torch and scikit-learn.
+GENE_LIKELIHOODS = ("nb", "zinb", "poisson", "normal", "bernoulli")
+KINDS = ("linear", "by_cluster")
+Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
 MapKind = Enum("MapKind", {name: name for name in KINDS})
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
@@ -67,6 +47,12 @@ def _h5ad(path: Path) -> Path:
 def _html(path: Path | None) -> Path | None:
     if path is not None and path.suffix != ".html":
         raise typer.BadParameter(f"{str(path)!r} does not end in .html.")
+    return path
+
+
+def _csv(path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".csv":
+        raise typer.BadParameter(f"{str(path)!r} does not end in .csv.")
     return path
 
 
@@ -107,6 +93,10 @@ ReportFile = Annotated[
     Path | None,
     typer.Option(metavar="REPORT.html", dir_okay=False, callback=_html, help="File for a report with figures, too."),
 ]
+CsvFile = Annotated[
+    Path | None,
+    typer.Option(metavar="CLUSTERS.csv", dir_okay=False, callback=_csv, help="File for the cluster of each cell."),
+]
 CheckpointDir = Annotated[
     Path | None,
     typer.Option(
@@ -139,6 +129,22 @@ def cluster(
         list[int] | None,
         typer.Option(min=1, help="Number of clusters of another level to write, too; may be repeated."),
     ] = None,
+    subcluster: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLUSTER|all", help="Cluster to divide further; may be repeated. all divides each."),
+    ] = None,
+    n_top_genes: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="all genes", help="Train on the most variable genes; all stay in the output."),
+    ] = None,
+    umap: Annotated[bool, typer.Option("--umap", help="Write a UMAP of the embedding, too.")] = False,
+    csv: CsvFile = None,
+    markers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MARKERS.csv", dir_okay=False, callback=_csv, help="File for the markers of each cluster."
+        ),
+    ] = None,
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
@@ -147,13 +153,17 @@ def cluster(
 ) -> None:
     """Cluster the cells of an h5ad file and write them, with the results, to another.
 
-    The input is the raw counts of a few thousand variable genes, unless --likelihood says otherwise.
+    The input is the raw counts of a few thousand variable genes (--n-top-genes chooses them), unless --likelihood says
+    otherwise.
 
     rmve cluster cells.h5ad -o clustered.h5ad --layer counts --report report.html
     """
+    from rmve._pipeline import Extras, Training, from_file_to_file
+
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
-    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
-    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet, levels=level or ())
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, n_top_genes)
+    extras = Extras(tuple(level or ()), tuple(subcluster or ()), umap, csv, markers)
+    from_file_to_file(source, output, setup, training, key_added, report, force, quiet, extras=extras)
 
 
 @app.command("map")
@@ -184,9 +194,11 @@ def map_to_space(
 
     rmve map cells.h5ad -o placed.h5ad --layer counts --spatial-key spatial --report report.html
     """
+    from rmve._pipeline import Training, from_file_to_file
+
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "spatial_key": spatial_key}
     training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
-    _from_file_to_file(source, output, setup, training, key_added, report, force, quiet, kind.value)
+    from_file_to_file(source, output, setup, training, key_added, report, force, quiet, kind.value)
 
 
 @app.command()
@@ -199,163 +211,6 @@ def demo(
 
     Writes rmve_demo.h5ad and rmve_demo.png, over those of an earlier demo.
     """
-    with _errors_in_one_line(), silence(everything=True):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        data, figure = (output_dir / f"{DEMO_STEM}{ending}" for ending in (".h5ad", ".png"))
-        check_output(data, force=True)
-        start = time.perf_counter()
-        adata = rmve.datasets.pbmc68k_reduced()
-        fit(adata, {"layer": "counts"}, Training(max_epochs=max_epochs, seed=seed), DEFAULT_KEY, quiet=False)
-        with replacing(data) as temporary:
-            _cells_file.write(temporary, adata)
-        with replacing(figure) as temporary:
-            _draw(adata, temporary)
-        truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
-        rows = _summary(adata, DEFAULT_KEY, start)
-        agreement = {
-            "ARI": f"{adjusted_rand_score(truth, found):.3f}",
-            "NMI": f"{normalized_mutual_info_score(truth, found):.3f}",
-        }
-        _report({**rows, **agreement, "seed": seed})
-        _say(f"ARI and NMI compare with the labels in obs[{DEMO_LABELS!r}], which are used for scoring only.")
-        _say("The data has no coordinates, so nothing is mapped to space.")
-        _say(f"Wrote {data} and {figure}.")
+    from rmve._pipeline import run_demo
 
-
-# ------------------------------------------------------------------------ parts
-
-
-def _from_file_to_file(
-    source: Path,
-    output: Path,
-    setup: dict[str, str | None],
-    training: Training,
-    key_added: str,
-    report: Path | None,
-    force: bool,
-    quiet: bool,
-    kind: str | None = None,
-    levels: Sequence[int] = (),
-) -> None:
-    """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
-    if training.resume and training.checkpoint_dir is None:
-        raise typer.BadParameter("--resume needs the --checkpoint-dir of the run.")
-    with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
-        for path in filter(None, (output, report)):
-            check_output(path, force)
-        start = time.perf_counter()
-        adata = _cells_file.read(source)
-        from_raw = setup["layer"] == RAW and RAW not in adata.layers
-        if from_raw:
-            _cells_file.take_raw_counts(adata, RAW)
-        _make_room(adata, setup, key_added, force, with_map=kind is not None)
-        _cells_file.check_writable(adata)
-        model = fit(adata, setup, training, key_added, quiet, kind, levels)
-        if from_raw:
-            del adata.layers[RAW]
-        rows = {**_summary(adata, key_added, start), "seed": training.seed}
-        if kind is not None:
-            rows |= _place_summary(model.spatial_map_)
-        with replacing(output) as temporary:
-            _cells_file.write(temporary, adata)
-        if report is not None:
-            about = {"file": source.name, **rows}
-            _write_report(
-                report, output, lambda: make_report(adata, key_added, setup["labels_key"], model.history, about)
-            )
-        if not quiet:
-            _report(rows)
-            _say(f"Wrote {output}." if report is None else f"Wrote {output} and {report}.")
-
-
-def _make_room(adata: ad.AnnData, setup: dict[str, str | None], key_added: str, force: bool, with_map: bool) -> None:
-    """Raise unless results can be written under their names; with ``force``, remove what others wrote there."""
-    registered = {
-        "obs": {setup["batch_key"], setup["labels_key"]} - {None},
-        "obsm": {setup.get("spatial_key")} - {None},
-    }
-    if isinstance(key_added, str) and key_added and "/" not in key_added:
-        for part, name in foreign_names(adata, key_added, with_map):
-            if name in registered.get(part, ()):
-                continue  # refused below
-            if not force:
-                raise ValueError(
-                    f"`adata.{part}[{name!r}]` is there already, and not from RMVE. "
-                    "Choose another --key-added, or replace it with --force."
-                )
-            del getattr(adata, part)[name]
-    check_key_added(adata, key_added, registered, with_map)
-
-
-def _write_report(path: Path, output: Path, make: Callable[[], str]) -> None:
-    """Make and write the report of results that are safe in ``output``."""
-    try:
-        page = make()
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8", errors="replace")
-    except Exception as error:  # of drawing, whatever it is
-        raise ValueError(f"Wrote {output}, but the report could not be made: {error}") from error
-
-
-def _place_summary(smap: rmve.SpatialMap) -> dict[str, object]:
-    """Quality of a map, on cells that it did not see."""
-    verdict = "" if smap.has_signal_ else " (no better than chance: do not read them as places)"
-    return {
-        "R² by axis": " ".join(f"{value:.3f}" for value in smap.r2_),
-        "median error": f"{smap.error_:.4g}, {100 * smap.error_fraction_:.1f} % of the diameter{verdict}",
-        "judged by cells": smap.n_judged_,
-    }
-
-
-def _summary(adata: ad.AnnData, key_added: str, start: float) -> dict[str, object]:
-    names = Written(key_added)
-    return {
-        "cells": f"{adata.n_obs:,}",
-        "genes": f"{adata.n_vars:,}",
-        "clusters found": adata.obs[names.cluster].nunique(),
-        "components started from": len(adata.uns[names.uns]["components"]),
-        "mean confidence": f"{np.mean(adata.obs[names.confidence]):.3f}",
-        "seconds": f"{time.perf_counter() - start:.0f}",
-    }
-
-
-def _draw(adata: ad.AnnData, path: Path) -> None:
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
-    axes = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
-    rmve.pl.confusion(adata, DEMO_LABELS, ax=axes[2])
-    rmve.pl.embedding(adata, color=DEMO_LABELS, ax=axes[1]).set_title("labels in the file")
-    rmve.pl.embedding(adata, ax=axes[0]).set_title("RMVE's clusters")
-    figure.savefig(path, dpi=150)
-
-
-def _report(rows: dict[str, object]) -> None:
-    table = Table(title="RMVE", title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    Console().print(table)
-
-
-def _say(text: str) -> None:
-    Console().print(Text(text), soft_wrap=True)
-
-
-@contextmanager
-def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
-    """Errors that the user can mend as one line and exit status 1, Ctrl-C as 130; others keep their traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        message = "Interrupted: nothing was written."
-        if checkpoint_dir is not None and list_epochs(checkpoint_dir):
-            message = (
-                "Interrupted: no output was written. The same command with --resume goes on from the last checkpoint."
-            )
-        Console(stderr=True).print(message, soft_wrap=True)
-        raise typer.Exit(130) from None
-    except (ValueError, KeyError, TypeError, OSError, MemoryError, RecursionError, TrainingStopped) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        if isinstance(error, MemoryError):
-            message = f"The memory does not suffice. {error}"
-        line = Text.assemble(("Error: ", "bold red"), " ".join(str(message).split()))
-        Console(stderr=True).print(line, soft_wrap=True)
-        raise typer.Exit(1) from None
+    run_demo(output_dir, max_epochs, seed)

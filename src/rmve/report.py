@@ -78,7 +78,8 @@ def make_report(
         "<h2>Embedding</h2>",
         _figure(
             lambda: pl.embedding(adata, key),
-            "Each point is a cell, coloured by its cluster. Distances between far-apart groups mean little.",
+            ("UMAP of the embedding. " if "X_umap" in adata.obsm else "")
+            + "Each point is a cell, coloured by its cluster. Distances between far-apart groups mean little.",
         ),
     ]
     if labels_key is not None:

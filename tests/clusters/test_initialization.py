@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from rmve import backed
-from rmve.likelihoods import get_likelihood
 from rmve.clusters import initialization as init
+from rmve.likelihoods import get_likelihood
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
-def test_count_statistics(counts, get_likelihood(likelihood)):
+def test_count_statistics(counts, likelihood):
     """Mean and deviation are those of scanpy's normalised, log-transformed values; the bias is the mean profile."""
     stats = init.input_statistics(counts, get_likelihood(likelihood))
     adata = ad.AnnData(counts.copy())

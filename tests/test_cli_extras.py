@@ -1,0 +1,147 @@
+"""Command line: quick answers, and what ``rmve cluster`` does beyond clustering."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from typer.testing import CliRunner
+
+from rmve import cli, likelihoods, spatial
+
+QUICK = ["--max-epochs", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _own_seed():
+    """Commands set the seed of the process: put it back."""
+    seed, numpy_state = scvi.settings.seed, np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        yield
+        scvi.settings.seed = seed
+    np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Call ``rmve`` in an empty folder on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def source(make_cells, tmp_path_factory):
+    """A file with 120 cells of 3 types in 2 batches."""
+    path = tmp_path_factory.mktemp("cli") / "cells.h5ad"
+    make_cells(120, n_batches=2).write_h5ad(path)
+    return path
+
+
+def one_line_error(result):
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    (line,) = [line for line in result.output.splitlines() if line]
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_version_and_help_import_no_torch(option):
+    """They answer at once: what a command needs is imported when it is called."""
+    code = (
+        "import sys; from rmve.cli import app; sys.argv = ['rmve', sys.argv[1]]\n"
+        "try: app()\n"
+        "finally: print('HEAVY', sorted({'torch', 'scanpy', 'scvi', 'anndata', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "rmve" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+def test_names_are_imported_when_asked_for():
+    """As if they had been imported at once; a wrong name is an AttributeError."""
+    code = (
+        "import rmve; assert set(rmve.__all__) <= set(dir(rmve)); rmve.RMVE.setup_anndata; rmve.pl.embedding\n"
+        "rmve.datasets.toy; rmve.levels.MergeTree; from rmve import *; assert RMVE is rmve.RMVE and pl is rmve.pl\n"
+        "assert not hasattr(rmve, 'absent')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_choices_are_those_of_the_model():
+    assert tuple(likelihoods.LIKELIHOODS) == cli.GENE_LIKELIHOODS
+    assert cli.KINDS == spatial.KINDS
+
+
+def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path):
+    """A column of sub-clusters, nested in the clusters, and two CSV files."""
+    options = ["--n-components", 3, "--subcluster", "all", "--csv", "clusters.csv", "--markers", "markers.csv"]
+    result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", *options, "--max-epochs", 10)
+    assert result.exit_code == 0, result.output
+    assert "Wrote out.h5ad, clusters.csv and markers.csv." in result.output
+    adata = ad.read_h5ad(tmp_path / "out.h5ad")
+    outer = adata.obs["rmve_sub"].astype(str).str.split(".").str[0]
+    assert (outer == adata.obs["rmve"].astype(str)).all()
+    table = pd.read_csv(tmp_path / "clusters.csv", index_col="cell")
+    assert list(table.columns) == ["cluster", "confidence", "novelty", "subcluster"]
+    assert (table["cluster"].astype(str) == adata.obs["rmve"].astype(str)).all()
+    np.testing.assert_allclose(table["confidence"], adata.obs["rmve_confidence"], rtol=1e-5)
+    assert {"cluster", "gene", "log_fold_change"} <= set(pd.read_csv(tmp_path / "markers.csv").columns)
+    assert "markers.csv exists" in one_line_error(run("cluster", source, "-o", "new.h5ad", "--markers", "markers.csv"))
+
+
+def test_cluster_keeps_the_output_when_there_is_no_such_cluster(run, source, tmp_path):
+    line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--subcluster", "absent", "--quiet", *QUICK))
+    assert "Wrote out.h5ad, but --subcluster absent: there is no such cluster. The clusters are 0" in line
+    assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
+
+
+def test_cluster_on_variable_genes_with_umap(run, source, tmp_path):
+    """The model sees the most variable genes, the output keeps all; the report draws the UMAP."""
+    options = ["--layer", "counts", "--n-top-genes", 30, "--umap", "--report", "out.html", *QUICK]
+    result = run("cluster", source, "-o", "out.h5ad", *options)
+    assert result.exit_code == 0, result.output
+    before, after = ad.read_h5ad(source), ad.read_h5ad(tmp_path / "out.h5ad")
+    assert after.shape == before.shape
+    assert after.obsm["X_umap"].shape == (120, 2)
+    assert "rmve" in after.obs
+    page = (tmp_path / "out.html").read_text()
+    assert "<th>genes</th><td>30</td>" in page
+    assert "UMAP of the embedding" in page
+    line = one_line_error(run("cluster", "out.h5ad", "-o", "new.h5ad", "--umap", *QUICK))
+    assert "--umap would overwrite" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--n-top-genes", "61"], "--n-top-genes 61 is more than the 60 genes"),
+        (["--n-top-genes", "9", "--likelihood", "normal"], "--likelihood normal is for other values"),
+        (["--n-top-genes", "9", "--layer", "absent"], "--layer 'absent'"),
+        (["--layer", "absent"], "--layer 'absent'"),
+    ],
+)
+def test_cluster_errors_are_in_the_words_of_the_flags(run, source, tmp_path, options, named):
+    assert named in one_line_error(run("cluster", source, "-o", "out.h5ad", *options, *QUICK))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_a_line_for_each_tenth_where_there_is_no_terminal(run, source):
+    result = run("cluster", source, "-o", "out.h5ad", "--max-epochs", 20)
+    lines = [line for line in result.output.splitlines() if "of the training" in line]
+    assert len(lines) == 10
+    assert lines[0] == " 10 % of the training: epoch 2 of 20"
+    assert lines[-1] == "100 % of the training: epoch 20 of 20"
