@@ -742,7 +742,6 @@ for given, change in (
     ("without a registry", lambda d: d.pop("registry")),
     ("without options", lambda d: d.pop("init_params")),
     ("with an unknown option", lambda d: d["init_params"].update(n_latnet=3)),
-    ("with another number of components", lambda d: d["init_params"].update(n_components=7)),
     ("with a negative size", lambda d: d["init_params"].update(n_latent=-4)),
     ("with options that are text", lambda d: d.update(init_params="none")),
     ("without a merge tree", lambda d: d.pop("merge_tree")),

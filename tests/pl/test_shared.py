@@ -33,8 +33,8 @@ def draw(request):
     return FIGURES[request.param]
 
 
-def test_every_public_figure_is_tested_here_or_takes_no_anndata():
-    assert set(rmve.pl.__all__) == {*FIGURES, "history", "stability"}
+def test_every_public_figure_is_tested_here_or_draws_a_table():
+    assert set(rmve.pl.__all__) == {*FIGURES, "history", "stability", "markers", "gene_programmes"}
 
 
 def test_returns_axes_of_a_new_figure(draw, annotated):
