@@ -159,6 +159,11 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         self.space_center.copy_(center)
         self.space_scale.copy_(scale)
 
+    @property
+    def gene_likelihood(self) -> str:
+        """Name of the likelihood, which the getters of scvi-tools read."""
+        return self.likelihood.name
+
     def set_n_components(self, n_components: int) -> None:
         """Change the number of components of a module that is not trained yet.
 
