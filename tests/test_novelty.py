@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from rmve import RMVE
-from rmve.novelty import UNKNOWN, KnownCells, Standard, log_normalize
+from rmve.model._novelty import read_expression
+from rmve.novelty import UNKNOWN, KnownCells, Standard
 
 
 @pytest.fixture
@@ -57,10 +58,10 @@ def test_standard_removes_depth_and_cluster(rng):
     assert standard.offset[3] == 0
 
 
-def test_log_normalize(rng):
+def test_counts_are_scaled_to_a_common_total(rng):
     """Rows get a common total before the logarithm; an empty cell stays zero."""
     counts = np.array([[1.0, 3.0], [0.0, 0.0]])
-    np.testing.assert_allclose(np.expm1(log_normalize(counts, 8.0)), [[2.0, 6.0], [0.0, 0.0]])
+    np.testing.assert_allclose(np.expm1(read_expression(counts, np.arange(2), 8.0)[0]), [[2.0, 6.0], [0.0, 0.0]])
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ from anndata import AnnData
 import rmve
 from rmve._files import replacing
 from rmve._keys import Written
+from rmve.likelihoods import get_likelihood
 
 #: Stands for all clusters in ``--subcluster``.
 ALL = "all"
-#: Likelihoods of values that are no counts.
-NO_COUNTS = ("normal", "bernoulli")
 UMAP = "X_umap"
 #: Option of the command line for each argument that errors name in another way.
 OPTIONS = {"gene_likelihood": "likelihood", "levels": "level", "n_clusters": "level"}
@@ -67,7 +66,7 @@ def choose_genes(
     ValueError
         If there are fewer genes, or the values are no counts.
     """
-    if likelihood in NO_COUNTS:
+    if not get_likelihood(likelihood).takes_counts:
         raise ValueError(f"--n-top-genes needs counts, and --likelihood {likelihood} is for other values.")
     if n_top_genes > adata.n_vars:
         raise ValueError(f"--n-top-genes {n_top_genes} is more than the {adata.n_vars} genes of the file.")
@@ -97,8 +96,8 @@ def divide_clusters(model: rmve.RMVE, chosen: tuple[str, ...], key_added: str, m
 
 def add_umap(adata: AnnData, key_added: str, seed: int) -> None:
     """UMAP of the latent space, into ``obsm["X_umap"]``."""
-    cells = AnnData(obs=pd.DataFrame(index=adata.obs_names), obsm={UMAP[:1]: adata.obsm[Written(key_added).latent]})
-    sc.pp.neighbors(cells, use_rep=UMAP[:1], n_neighbors=min(15, adata.n_obs - 1), random_state=seed)
+    cells = AnnData(obs=pd.DataFrame(index=adata.obs_names), obsm={"latent": adata.obsm[Written(key_added).latent]})
+    sc.pp.neighbors(cells, use_rep="latent", n_neighbors=min(15, adata.n_obs - 1), random_state=seed)
     sc.tl.umap(cells, random_state=seed)
     adata.obsm[UMAP] = cells.obsm[UMAP]
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.spatial import cKDTree
 from sklearn.decomposition import PCA
 
@@ -26,20 +25,6 @@ UNKNOWN = 0.95
 ITSELF = 1e-3
 #: Cells that are compared at once.
 BLOCK = 1024
-
-
-def log_normalize(counts: sp.csr_matrix | np.ndarray, target_sum: float) -> np.ndarray:
-    """``log1p`` of counts scaled to a common total, shape ``(n, G)``; a cell without molecules is all zeros.
-
-    Parameters
-    ----------
-    counts
-        Shape ``(n, G)``.
-    target_sum
-        Common total.
-    """
-    counts = counts.toarray() if sp.issparse(counts) else np.asarray(counts)
-    return np.log1p(counts * (target_sum / np.maximum(counts.sum(1, keepdims=True), 1.0)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from rmve._keys import DEFAULT_KEY
 from rmve.clusters._names import name_clusters, with_given_names
 from rmve.clusters.components import order_by_size
 
@@ -132,7 +133,7 @@ class Clusters:
         Categorical series, with all clusters as categories.
         """
         codes = np.array(self.of_component)[assignment.argmax(1)]
-        return pd.Series(pd.Categorical.from_codes(codes, categories=list(self.names)), index=index, name="rmve")
+        return pd.Series(pd.Categorical.from_codes(codes, categories=list(self.names)), index=index, name=DEFAULT_KEY)
 
     def to_dict(self) -> dict[str, list]:
         """Plain lists, as they are written to disk."""

@@ -42,6 +42,13 @@ class InputStatistics:
     output_bias: np.ndarray
 
 
+def sample_rows(n_cells: int, most: int = MAX_FITTED_CELLS, seed: int = 0) -> np.ndarray:
+    """Rows of at most so many cells, drawn at random, ascending."""
+    if n_cells <= most:
+        return np.arange(n_cells)
+    return np.sort(np.random.default_rng(seed).choice(n_cells, most, replace=False))
+
+
 def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float) -> np.ndarray:
     """``log1p`` of counts scaled to a common total, as the encoder sees them before standardisation."""
     return np.log1p(counts * (target_sum / size_factor[:, None]).astype(np.float32))
@@ -175,9 +182,7 @@ def starting_partition(points: np.ndarray, n_clusters: int, seed: int, max_cells
     Integers in ``[0, n_clusters)``, shape ``(n,)``.
     """
     points = np.ascontiguousarray(points, dtype=np.float64)
-    sample = points
-    if len(points) > max_cells:
-        sample = points[np.sort(np.random.default_rng(seed).choice(len(points), max_cells, replace=False))]
+    sample = points[sample_rows(len(points), max_cells, seed)]
     with warnings.catch_warnings():  # fewer distinct cells than centres: some stay empty
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(n_clusters, n_init=1, random_state=seed).fit(sample).predict(points)
@@ -260,7 +265,7 @@ def _neighbors_in_a_sample(points: np.ndarray, n_neighbors: int, seed: int) -> n
     from pynndescent import NNDescent
 
     n = points.shape[0]
-    sample = np.sort(np.random.default_rng(seed).choice(n, MAX_INDEXED_NEIGHBORS, replace=False)).astype(np.int32)
+    sample = sample_rows(n, MAX_INDEXED_NEIGHBORS, seed).astype(np.int32)
     index = NNDescent(points[sample], n_neighbors=n_neighbors + 1, random_state=seed)
     index.prepare()
     neighbors = np.empty((n, n_neighbors), dtype=np.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
+from abc import abstractmethod
 from collections.abc import Sequence
 from inspect import signature
 from typing import Literal
@@ -450,9 +451,9 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         model.embedding_is_fixed_ = frozen and not model.module.encode_covariates
         return model
 
+    @abstractmethod
     def _training_cells(self) -> Reference | None:
         """Training cells to compare others with; ``None`` if the model does not have them."""
-        raise NotImplementedError
 
     def _get_user_attributes(self) -> list[tuple[str, object]]:
         """What a query takes over from its reference; it has as many components as there are, whatever was asked for."""

@@ -76,7 +76,7 @@ def labels_at(table: pd.DataFrame, sizes: np.ndarray, component: pd.Series, n_cl
     number = {name: int(name) if name.isdecimal() else len(total) for name in total.index}
     order = sorted(total.index, key=lambda name: (-total[name], number[name], name))
     labels = names.reindex(component.astype(str)).to_numpy()
-    return pd.Series(pd.Categorical(labels, categories=order), index=component.index, name=f"rmve_{n_clusters}")
+    return pd.Series(pd.Categorical(labels, categories=order), index=component.index)
 
 
 def cut_levels(adata: AnnData, n_clusters: int, key: str = DEFAULT_KEY) -> pd.Series:

@@ -38,6 +38,10 @@ class Posterior:
         """Most probable component of each cell, shape ``(n,)``."""
         return self.assignment.argmax(1)
 
+    def __getitem__(self, rows: np.ndarray) -> Posterior:
+        """Posterior of some of the cells."""
+        return Posterior(self.assignment[rows], self.latent[rows])
+
 
 def batches(
     module: RMVEModule, manager: AnnDataManager, rows: np.ndarray | None = None, batch_size: int | None = None

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from rmve._keys import TARGET_KEY
+from rmve.clusters.initialization import sample_rows
 from rmve.clusters.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.clusters.support import support_of_merges
 from rmve.maths.sparse_rows import SparseRows
@@ -59,20 +60,13 @@ def find_levels(module: RMVEModule, manager: AnnDataManager, posterior: Posterio
 def _halves(module: RMVEModule, manager: AnnDataManager) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
     """Two halves of the molecules of at most :data:`MAX_SUPPORT_CELLS` cells, and each one's component by the first."""
     first, second, assigned = [], [], []
-    for _, tensors in batches(module, manager, _sample_of_cells(manager.adata.n_obs, MAX_SUPPORT_CELLS)):
+    for _, tensors in batches(module, manager, sample_rows(manager.adata.n_obs, MAX_SUPPORT_CELLS)):
         halves = split_batch(tensors, "binomial")
         parts = (halves[REGISTRY_KEYS.X_KEY], halves[TARGET_KEY])
         for part, block in zip((first, second), parts, strict=True):
             part.append(block.to_scipy() if isinstance(block, SparseRows) else sp.csr_matrix(block.numpy()))
         assigned.append(encode_batch(module, halves).assigned)
     return sp.vstack(first, format="csr"), sp.vstack(second, format="csr"), np.concatenate(assigned)
-
-
-def _sample_of_cells(n_cells: int, max_cells: int) -> np.ndarray:
-    """Rows of at most so many cells, ascending."""
-    if n_cells <= max_cells:
-        return np.arange(n_cells)
-    return np.sort(np.random.default_rng(0).choice(n_cells, max_cells, replace=False))
 
 
 @torch.inference_mode()
@@ -93,7 +87,7 @@ def joint_of_cells(module: RMVEModule, manager: AnnDataManager, n_molecules: int
     Symmetric matrix of shape ``(K, K)``.
     """
     joint = np.zeros((module.n_components,) * 2)
-    for _, tensors in batches(module, manager, _sample_of_cells(manager.adata.n_obs, MAX_SPLIT_CELLS)):
+    for _, tensors in batches(module, manager, sample_rows(manager.adata.n_obs, MAX_SPLIT_CELLS)):
         for _ in range(N_SPLITS):
             halves = split_batch(thin_batch(tensors, 2 * n_molecules), "binomial")
             first = encode_batch(module, halves)

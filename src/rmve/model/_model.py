@@ -27,6 +27,7 @@ from rmve._serialization import JSON_FILE
 from rmve.backed import read_rows, share_of_zeros
 from rmve.clusters._clusters import Clusters
 from rmve.clusters._names import renamed
+from rmve.clusters.initialization import sample_rows
 from rmve.clusters.levels import MergeTree
 from rmve.clusters.stability import Run as StabilityRun
 from rmve.clusters.stability import Stability, compare_runs
@@ -583,28 +584,39 @@ class RMVE(RMVEBase):
         cells = self._validate_anndata(adata)
         return self._novelty(cells, self._posterior(cells))
 
-    def _training_cells(self) -> _novelty.Reference | None:
-        """Training cells to compare others with, kept for as long as the components are the same."""
+    def _training_cells(self, posterior: Posterior | None = None) -> _novelty.Reference | None:
+        """Training cells to compare others with, kept for as long as the components are the same.
+
+        Parameters
+        ----------
+        posterior
+            Posterior of the training cells, if it is there already.
+        """
         if self.reference_ is None and self.adata is not None and not self.is_query_:
-            expression = _novelty.Expression(*self._values(self.adata))
-            self.reference_ = _novelty.Reference.fit(
-                expression, self.adata.n_obs, self.tree, lambda rows: self._posterior(rows=rows)
-            )
+            rows = sample_rows(self.adata.n_obs)
+            part = self._posterior(rows=rows) if posterior is None else posterior[rows]
+            self.reference_ = _novelty.Reference.fit(self._matrix(self.adata), rows, part, self._target_sum, self.tree)
         return self.reference_
 
     def _novelty(self, cells: AnnData, posterior: Posterior, rows=None) -> pd.Series:
         """Novelty of cells whose posterior is known."""
-        reference = _novelty.require_reference(self._training_cells())
+        training = posterior if rows is None and cells is self.adata else None
+        reference = _novelty.require_reference(self._training_cells(training))
         index = cells.obs_names if rows is None else cells.obs_names[rows]
-        return reference.novelty(*self._values(cells), posterior, index, rows)
+        return reference.novelty(self._matrix(cells), posterior, index, rows)
 
-    def _values(self, cells: AnnData) -> tuple[object, bool]:
-        """Matrix of values of cells, and whether they are counts."""
-        return check.get_matrix(cells, self.registry_[SETUP_ARGS_KEY].get("layer")), self._has_counts
+    def _matrix(self, cells: AnnData):
+        """Matrix of values of cells."""
+        return check.get_matrix(cells, self.registry_[SETUP_ARGS_KEY].get("layer"))
 
     @property
     def _has_counts(self) -> bool:
         return self.module.likelihood.takes_counts
+
+    @property
+    def _target_sum(self) -> float | None:
+        """Median total of the training cells, which their counts are normalised to; ``None`` for other values."""
+        return float(np.median(self.adata_manager.values.totals)) if self._has_counts else None
 
     def get_markers(self, n: int = 10) -> pd.DataFrame:
         """Genes that mark each cluster, in the training data.
@@ -645,9 +657,9 @@ class RMVE(RMVEBase):
         self._check_if_trained()
         check.check_positive_int("n", n)
         cells = self._validate_anndata(None)
-        rows = _novelty.some_rows(cells.n_obs)
-        labels, expression = self.predict(indices=rows), _novelty.Expression(*self._values(cells))
-        values, _ = expression(rows)
+        rows = sample_rows(cells.n_obs)
+        labels = self.predict(indices=rows)
+        values, _ = _novelty.read_expression(self._matrix(cells), rows, self._target_sum)
         to_mean = np.expm1 if self._has_counts else None
         return marker_table(values, labels.cat.codes.to_numpy(), self.clusters_.names, self.var_names_, n, to_mean)
 
@@ -715,13 +727,12 @@ class RMVE(RMVEBase):
         self._check_if_trained()
         check.check_positive_int("n", n)
         cells = self._validate_anndata()
-        rows = _novelty.some_rows(cells.n_obs, MAX_CELLS)
+        rows = sample_rows(cells.n_obs, MAX_CELLS)
         steps = np.diag(self._posterior(cells, rows).latent.std(0))
         change = change_along(self.module, self._make_data_loader(cells, indices=rows, batch_size=512), steps)
         weight = None
         if self._has_counts:
-            matrix, _ = self._values(cells)
-            weight = np.sqrt(np.asarray(read_rows(matrix, rows).mean(axis=0)).ravel())
+            weight = np.sqrt(np.asarray(read_rows(self._matrix(cells), rows).mean(axis=0)).ravel())
         return programme_table(change, np.asarray(self.var_names_, dtype=object), n, weight)
 
     # ---------------------------------------------------------------- levels
@@ -737,9 +748,12 @@ class RMVE(RMVEBase):
         """
         self._check_if_trained()
         if self.tree_ is None:
-            posterior, labels = self._posterior(), names_of_labels(self.registry_)
-            self.tree_ = find_levels(self.module, self.adata_manager, posterior, len(labels))
+            self.tree_ = self._find_levels(self._posterior())
         return self.tree_
+
+    def _find_levels(self, posterior: Posterior) -> MergeTree:
+        """Merges of the components, from the posterior of the training cells."""
+        return find_levels(self.module, self.adata_manager, posterior, len(names_of_labels(self.registry_)))
 
     def get_merge_tree(self) -> pd.DataFrame:
         """All merges from the components that hold cells down to one cluster.
@@ -808,19 +822,30 @@ class RMVE(RMVEBase):
                     f"`n_components={n_clusters}`, or divide clusters with `model.subcluster()`."
                 )
         posterior = self._posterior()
-        self.clusters_ = self._clusters_at(tree, n_clusters, posterior)
+        distance = _tables.separations(self.module.mixture)
+        self.clusters_ = self._clusters_at(n_clusters, posterior.assigned, distance)
         return self.clusters_.labels(posterior.assignment, self.adata.obs_names)
 
-    def _clusters_at(self, tree: MergeTree, n_clusters: int, posterior: Posterior) -> Clusters:
-        """Clusters of a level of a tree, numbered by size on the training data."""
-        distance, labels = _tables.separations(self.module.mixture), names_of_labels(self.registry_)
-        clusters = Clusters.by_size(posterior.assigned, tree.cut(n_clusters), distance, labels)
-        return clusters.named(self.given_names_, tree.active)
+    def _clusters_at(self, n_clusters: int, assigned: np.ndarray, distance: np.ndarray) -> Clusters:
+        """Clusters of a level, numbered by size on the training data.
+
+        Parameters
+        ----------
+        n_clusters
+            Number of clusters of the level.
+        assigned
+            Component of each training cell, shape ``(n,)``.
+        distance
+            Distance of each pair of components, shape ``(K, K)``.
+        """
+        labels = names_of_labels(self.registry_)
+        clusters = Clusters.by_size(assigned, self.tree.cut(n_clusters), distance, labels)
+        return clusters.named(self.given_names_, self.tree.active)
 
     def _choose_level(self) -> None:
         """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
-        posterior, labels = self._posterior(), names_of_labels(self.registry_)
-        self.tree_ = tree = find_levels(self.module, self.adata_manager, posterior, len(labels))
+        posterior = self._posterior()
+        self.tree_ = tree = self._find_levels(posterior)
         n_clusters = self.init_params_["non_kwargs"]["n_components"] or tree.n_default
         if n_clusters > tree.n_finest:
             warnings.warn(
@@ -828,7 +853,9 @@ class RMVE(RMVEBase):
                 "`plan_kwargs={'repulsion': ...}` for finer clusters.",
                 stacklevel=2,
             )
-        self.clusters_ = self._clusters_at(tree, min(max(n_clusters, tree.n_coarsest), tree.n_finest), posterior)
+        n_clusters = min(max(n_clusters, tree.n_coarsest), tree.n_finest)
+        distance = _tables.separations(self.module.mixture)
+        self.clusters_ = self._clusters_at(n_clusters, posterior.assigned, distance)
 
     def subcluster(
         self, clusters: str | Sequence[str] | None = None, adata: AnnData | None = None, **train_kwargs
@@ -1137,16 +1164,16 @@ class RMVE(RMVEBase):
         posterior = self._posterior(cells)
         training = posterior if self.adata is None or cells is self.adata else self._posterior()
         results = _results.cell_results(posterior, self.clusters_, adata.obs_names, names)
-        if self._training_cells() is not None:
+        if self._training_cells(None if self.adata is None else training) is not None:
             results.obs[names.novelty] = self._novelty(cells, posterior).set_axis(adata.obs_names)
-        distance = _tables.separations(self.module.mixture)
+        distance, assigned = _tables.separations(self.module.mixture), training.assigned
         results.uns.update(
             params=_results.parameters(self.init_params_["non_kwargs"], arguments),
             components=_tables.component_table(training.assignment, distance, self.clusters_),
             component_means=self.component_means.to_numpy(),
             component_variances=self.component_variances.to_numpy(),
             resolutions=self.get_resolutions(),
-            levels=level_names(self.tree, lambda number: self._clusters_at(self.tree, number, training)),
+            levels=level_names(self.tree, lambda number: self._clusters_at(number, assigned, distance)),
             level_columns=list(columns),
             versions=_results.versions(),
         )

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from rmve import _validation as check
-from rmve.backed import read_rows, row_sums
-from rmve.clusters.initialization import MAX_FITTED_CELLS
+from rmve.backed import read_rows
+from rmve.clusters.initialization import log_normalize
 from rmve.clusters.levels import MergeTree
 from rmve.model._encode import Posterior
-from rmve.novelty import UNKNOWN, KnownCells, log_normalize, novelty_in_blocks
+from rmve.novelty import UNKNOWN, KnownCells, novelty_in_blocks
 
 
-class Expression:
-    """Expression and totals of cells, read by rows.
+def read_expression(matrix, rows: np.ndarray, target_sum: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Expression of cells, shape ``(m, G)``, and their totals, shape ``(m,)``.
 
     Parameters
     ----------
     matrix
         Values, shape ``(n, G)``, in memory or on disk.
-    counts
-        Whether the values are counts, which are normalised.
+    rows
+        Rows to read, ascending.
     target_sum
-        Common total of counts; ``None`` is the median of the cells.
+        Common total that counts are normalised to; ``None`` for other values, whose totals are 1.
     """
-
-    def __init__(self, matrix, counts: bool, target_sum: float | None = None):
-        self.matrix, self.counts = matrix, counts
-        if counts and target_sum is None:
-            target_sum = float(np.median(row_sums(matrix)))
-        self.target_sum = target_sum
-
-    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expression, shape ``(m, G)``, and total, shape ``(m,)``, of rows, ascending."""
-        block = read_rows(self.matrix, rows)
-        if self.counts:
-            return log_normalize(block, self.target_sum), np.asarray(block.sum(axis=1), dtype=float).ravel()
-        block = block.toarray() if hasattr(block, "toarray") else np.asarray(block)
+    block = read_rows(matrix, rows)
+    block = block.toarray() if sp.issparse(block) else np.asarray(block)
+    if target_sum is None:
         return block, np.ones(len(block))
-
-
-def some_rows(n_cells: int, most: int = MAX_FITTED_CELLS, seed: int = 0) -> np.ndarray:
-    """Rows of at most so many cells, drawn at random, ascending."""
-    if n_cells <= most:
-        return np.arange(n_cells)
-    return np.sort(np.random.default_rng(seed).choice(n_cells, most, replace=False))
+    total = block.sum(axis=1, dtype=float)
+    return log_normalize(block, np.maximum(total, 1.0), target_sum), total
 
 
 @dataclass(frozen=True)
@@ -70,38 +55,37 @@ class Reference:
     target_sum: float | None
 
     @classmethod
-    def fit(cls, expression: Expression, n_cells: int, tree: MergeTree, encode: Callable) -> Reference:
-        """Compare the training cells with each other.
+    def fit(
+        cls, matrix, rows: np.ndarray, posterior: Posterior, target_sum: float | None, tree: MergeTree
+    ) -> Reference:
+        """Compare training cells with each other.
 
         Parameters
         ----------
-        expression
-            Expression of the training cells.
-        n_cells
-            Number of training cells.
+        matrix
+            Values of all training cells.
+        rows
+            Rows of those to compare, ascending.
+        posterior
+            Posterior of these.
+        target_sum
+            Common total that counts are normalised to; ``None`` for other values.
         tree
             Merges of the components.
-        encode
-            From rows to their :class:`~rmve.model._encode.Posterior`.
         """
         cluster_of = np.unique(tree.cut(tree.n_default), return_inverse=True)[1].reshape(-1)
-        rows = some_rows(n_cells)
-        posterior, (values, total) = encode(rows), expression(rows)
+        values, total = read_expression(matrix, rows, target_sum)
         cluster = cluster_of[posterior.assigned]
         cells = KnownCells.fit(values, posterior.latent, total, cluster, cluster_of.max() + 1)
-        return cls(cells, cluster_of, expression.target_sum)
+        return cls(cells, cluster_of, target_sum)
 
-    def novelty(
-        self, matrix, counts: bool, posterior: Posterior, index: pd.Index, rows: np.ndarray | None = None
-    ) -> pd.Series:
+    def novelty(self, matrix, posterior: Posterior, index: pd.Index, rows: np.ndarray | None = None) -> pd.Series:
         """Novelty of cells; see :meth:`rmve.RMVE.get_novelty`.
 
         Parameters
         ----------
         matrix
             Values of the cells, or of more.
-        counts
-            Whether they are counts.
         posterior
             Posterior of the cells.
         index
@@ -109,12 +93,11 @@ class Reference:
         rows
             Their rows in ``matrix``, or a mask; ``None`` is all.
         """
-        expression = Expression(matrix, counts, self.target_sum)
         wanted = np.arange(matrix.shape[0]) if rows is None else np.arange(matrix.shape[0])[rows]
 
         def read(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             found, back = np.unique(wanted[block], return_inverse=True)
-            values, total = expression(found)
+            values, total = read_expression(matrix, found, self.target_sum)
             return values[back], total[back]
 
         values = novelty_in_blocks(self.cells, read, posterior.latent, self.cluster_of[posterior.assigned])

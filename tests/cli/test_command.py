@@ -10,8 +10,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scvi
-import torch
 from typer.testing import CliRunner
 
 import rmve
@@ -35,16 +33,6 @@ RMVETrainingPlan.training_step = step
 cli.app(sys.argv[2:])
 """
 OPTIONS = ["--layer", "counts", "--n-components", "3", "--max-epochs", "6"]
-
-
-@pytest.fixture(autouse=True)
-def own_seed():
-    """Commands set the seed of the process: put it back."""
-    seed, numpy_state = scvi.settings.seed, np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        yield
-        scvi.settings.seed = seed
-    np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @pytest.fixture

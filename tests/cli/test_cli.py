@@ -12,53 +12,13 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scvi
-import torch
-from typer.testing import CliRunner
 
 import rmve
-from rmve import _pipeline, cli
+from rmve import _pipeline
 from rmve._callbacks import CHATTY
 from rmve._keys import Written
 
 QUICK = ["--max-epochs", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _own_seed():
-    """Commands set the seed of the process: put it back."""
-    seed, numpy_state = scvi.settings.seed, np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        yield
-        scvi.settings.seed = seed
-    np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Call ``rmve`` in an empty folder on a wide terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def source(make_cells, tmp_path_factory):
-    """A file with 120 cells of 3 types in 2 batches."""
-    path = tmp_path_factory.mktemp("cli") / "cells.h5ad"
-    make_cells(120, n_batches=2).write_h5ad(path)
-    return path
-
-
-def one_line_error(result):
-    assert result.exit_code == 1
-    assert "Traceback" not in result.output
-    (line,) = [line for line in result.output.splitlines() if line]
-    assert line.startswith("Error: ")
-    return line
 
 
 def usage_error(result):
@@ -145,7 +105,7 @@ def test_cluster_result_depends_on_the_seed_alone(run, source, tmp_path):
     assert not np.allclose(latent[0], latent[2])
 
 
-def test_cluster_overwrites_only_with_force(run, source, tmp_path):
+def test_cluster_overwrites_only_with_force(run, source, tmp_path, one_line_error):
     output = tmp_path / "out.h5ad"
     output.write_bytes(b"precious")
     message = one_line_error(run("cluster", source, "-o", output, *QUICK))
@@ -164,7 +124,7 @@ def test_cluster_in_place_with_force(run, source, tmp_path):
     assert Written().cluster in ad.read_h5ad(path).obs
 
 
-def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path):
+def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path, one_line_error):
     message = one_line_error(run("cluster", source, "-o", "out.h5ad", "--key-added", "cell_type", *QUICK))
     assert "'cell_type'" in message
     assert "--key-added" in message
@@ -182,13 +142,13 @@ def test_cluster_keeps_a_column_that_is_not_its_own(run, source, tmp_path):
         (["--likelihood", "bernoulli"], "adata.X"),
     ],
 )
-def test_cluster_wrong_input_is_one_line_and_writes_nothing(run, source, tmp_path, options, named):
+def test_cluster_wrong_input_is_one_line_and_writes_nothing(run, source, tmp_path, options, named, one_line_error):
     message = one_line_error(run("cluster", source, "-o", "out.h5ad", *options, *QUICK))
     assert named in message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path, monkeypatch):
+def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path, monkeypatch, one_line_error):
     def fail(path, adata):
         path.write_bytes(b"half")
         raise OSError("No space left.")
@@ -198,7 +158,7 @@ def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cluster_finds_what_cannot_be_written_before_training(run, cells, tmp_path, monkeypatch):
+def test_cluster_finds_what_cannot_be_written_before_training(run, cells, tmp_path, monkeypatch, one_line_error):
     """One line names the element; the run does not begin."""
     monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
     cells.write_h5ad(tmp_path / "odd.h5ad")
@@ -208,7 +168,7 @@ def test_cluster_finds_what_cannot_be_written_before_training(run, cells, tmp_pa
 
 
 @pytest.mark.parametrize("part", ["figure", "page"])
-def test_cluster_keeps_the_output_when_the_report_fails(run, source, tmp_path, monkeypatch, part):
+def test_cluster_keeps_the_output_when_the_report_fails(run, source, tmp_path, monkeypatch, part, one_line_error):
     """The output comes first; what went wrong with the report is one line."""
 
     def fail(*args, **kwargs):
@@ -234,7 +194,7 @@ def test_cluster_with_an_odd_label(run, make_cells, tmp_path, name):
     assert name in ad.read_h5ad(tmp_path / "out.h5ad").obs["rmve"].cat.categories
 
 
-def test_cluster_takes_the_counts_of_raw(run, cells, tmp_path):
+def test_cluster_takes_the_counts_of_raw(run, cells, tmp_path, one_line_error):
     """Where X is normalised and no layer holds counts, `--layer raw` does; without it, the error says so."""
     cells.layers.clear()
     cells.raw = cells.copy()
@@ -269,11 +229,11 @@ def test_cluster_on_a_full_disk(make_cells, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 
 
-def test_cluster_output_needs_a_folder(run, source):
+def test_cluster_output_needs_a_folder(run, source, one_line_error):
     assert "nowhere" in one_line_error(run("cluster", source, "-o", "nowhere/out.h5ad", *QUICK))
 
 
-def test_cluster_file_that_is_not_h5ad_inside(run, tmp_path):
+def test_cluster_file_that_is_not_h5ad_inside(run, tmp_path, one_line_error):
     (tmp_path / "fake.h5ad").write_text("not HDF5")
     one_line_error(run("cluster", "fake.h5ad", "-o", "out.h5ad"))
 
@@ -286,7 +246,7 @@ def test_programming_errors_keep_their_traceback(run, source, monkeypatch):
     assert isinstance(run("cluster", source, "-o", "out.h5ad").exception, ZeroDivisionError)
 
 
-def test_cluster_report(run, source, tmp_path):
+def test_cluster_report(run, source, tmp_path, one_line_error):
     options = ["--report", "out.html", "--labels-key", "cell_type", *QUICK]
     result = run("cluster", source, "-o", "out.h5ad", *options)
     assert result.exit_code == 0, result.output
@@ -306,7 +266,7 @@ def test_cluster_force_replaces_a_column_of_another(run, source, tmp_path):
 @pytest.mark.parametrize(
     "options", [["--key-added", "a/b"], ["--key-added", "batch", "--batch-key", "batch", "--force"]]
 )
-def test_cluster_wrong_key_is_found_before_training(run, source, tmp_path, monkeypatch, options):
+def test_cluster_wrong_key_is_found_before_training(run, source, tmp_path, monkeypatch, options, one_line_error):
     monkeypatch.setattr(rmve.RMVE, "train", lambda *args, **kwargs: pytest.fail("Training began."))
     assert "--key-added" in one_line_error(run("cluster", source, "-o", "out.h5ad", *options))
     assert list(tmp_path.iterdir()) == []
@@ -442,7 +402,7 @@ def test_map_by_cluster(run, placed_source, tmp_path):
     assert ad.read_h5ad(out).uns["rmve"]["spatial_map"]["kind"] == "by_cluster"
 
 
-def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_path):
+def test_map_without_positions_writes_nothing(run, source, placed_source, tmp_path, one_line_error):
     """The key is named, and so are those that are there."""
     out = tmp_path / "out.h5ad"
     line = one_line_error(run("map", placed_source, "-o", out, *QUICK))

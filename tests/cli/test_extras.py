@@ -9,51 +9,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scvi
-import torch
-from typer.testing import CliRunner
 
 from rmve import cli, likelihoods, spatial
 
 QUICK = ["--max-epochs", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _own_seed():
-    """Commands set the seed of the process: put it back."""
-    seed, numpy_state = scvi.settings.seed, np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        yield
-        scvi.settings.seed = seed
-    np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Call ``rmve`` in an empty folder on a wide terminal."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def source(make_cells, tmp_path_factory):
-    """A file with 120 cells of 3 types in 2 batches."""
-    path = tmp_path_factory.mktemp("cli") / "cells.h5ad"
-    make_cells(120, n_batches=2).write_h5ad(path)
-    return path
-
-
-def one_line_error(result):
-    assert result.exit_code == 1
-    assert "Traceback" not in result.output
-    (line,) = [line for line in result.output.splitlines() if line]
-    assert line.startswith("Error: ")
-    return line
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
@@ -86,7 +45,7 @@ def test_choices_are_those_of_the_model():
     assert cli.KINDS == spatial.KINDS
 
 
-def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path):
+def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path, one_line_error):
     """A column of sub-clusters, nested in the clusters, and two CSV files."""
     options = ["--n-components", 3, "--subcluster", "all", "--csv", "clusters.csv", "--markers", "markers.csv"]
     result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", *options, "--max-epochs", 10)
@@ -103,13 +62,13 @@ def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path):
     assert "markers.csv exists" in one_line_error(run("cluster", source, "-o", "new.h5ad", "--markers", "markers.csv"))
 
 
-def test_cluster_keeps_the_output_when_there_is_no_such_cluster(run, source, tmp_path):
+def test_cluster_keeps_the_output_when_there_is_no_such_cluster(run, source, tmp_path, one_line_error):
     line = one_line_error(run("cluster", source, "-o", "out.h5ad", "--subcluster", "absent", "--quiet", *QUICK))
     assert "Wrote out.h5ad, but --subcluster absent: there is no such cluster. The clusters are 0" in line
     assert "rmve" in ad.read_h5ad(tmp_path / "out.h5ad").obs
 
 
-def test_cluster_on_variable_genes_with_umap(run, source, tmp_path):
+def test_cluster_on_variable_genes_with_umap(run, source, tmp_path, one_line_error):
     """The model sees the most variable genes, the output keeps all; the report draws the UMAP."""
     options = ["--layer", "counts", "--n-top-genes", 30, "--umap", "--report", "out.html", *QUICK]
     result = run("cluster", source, "-o", "out.h5ad", *options)
@@ -134,7 +93,7 @@ def test_cluster_on_variable_genes_with_umap(run, source, tmp_path):
         (["--layer", "absent"], "--layer 'absent'"),
     ],
 )
-def test_cluster_errors_are_in_the_words_of_the_flags(run, source, tmp_path, options, named):
+def test_cluster_errors_are_in_the_words_of_the_flags(run, source, tmp_path, options, named, one_line_error):
     assert named in one_line_error(run("cluster", source, "-o", "out.h5ad", *options, *QUICK))
     assert list(tmp_path.iterdir()) == []
 
