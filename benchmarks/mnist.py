@@ -40,19 +40,19 @@ PLAN = {
     "lr": 4e-3,
     "lr_schedule": "one-cycle",
     "warmup_fraction": 0.25,
-    "warmup_alpha": 30.0,
+    "start_weight": 30.0,
     "kl_weight": 0.5,
-    "potts": 0.0,
-    "agreement": 100.0,
-    "balance": 100.0,
-    "confidence": 10.0,
+    "neighbor_weight": 0.0,
+    "view_weight": 100.0,
+    "balance_weight": 100.0,
+    "entropy_weight": 10.0,
 }
 #: What each ablation changes in the options of the plan.
 VARIANTS = {
     "RMVE": {},
-    "no views": {"agreement": 0.0},
-    "no balance": {"balance": 0.0, "confidence": 0.0},
-    "no repulsion": {"repulsion": 0.0},
+    "no views": {"view_weight": 0.0},
+    "no balance": {"balance_weight": 0.0, "entropy_weight": 0.0},
+    "no repulsion": {"repulsion_weight": 0.0},
 }
 RUN = ["variant", "seed", "digits", "epochs"]
 

@@ -154,7 +154,7 @@ def type_mean(cells: Placed, train: np.ndarray, test: np.ndarray, seed: int) -> 
 METHODS: dict[str, Method] = {
     "rmve": run_rmve,
     "rmve no positions": partial(run_rmve, learn=False),
-    "rmve weight 200": partial(run_rmve, plan_kwargs={"spatial": 200.0}),
+    "rmve weight 200": partial(run_rmve, plan_kwargs={"position_weight": 200.0}),
     "ridge": partial(regression, make=lambda seed: RidgeCV(PENALTIES)),
     "pca + ridge": partial(regression, make=pca_ridge),
     "scvi + ridge": scvi_ridge,

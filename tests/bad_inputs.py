@@ -405,13 +405,13 @@ train("`plan_kwargs` that is a list", TypeError, "`plan_kwargs`", plan_kwargs=["
 for name in (
     "lr",
     "mixture_lr",
-    "repulsion",
-    "potts",
+    "repulsion_weight",
+    "neighbor_weight",
     "warmup_fraction",
-    "smoothing",
-    "momentum",
+    "start_smoothing",
+    "assignment_momentum",
     "kl_weight",
-    "alpha",
+    "label_weight",
 ):
     for wrong in (-1.0, NAN, "high"):
         train(f"`plan_kwargs={{{name!r}: {wrong!r}}}`", ValueError, f"`{name}`", plan_kwargs={name: wrong})

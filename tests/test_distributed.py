@@ -67,7 +67,7 @@ if __name__ == "__main__":
     else:
         rmve.RMVE.setup_anndata(adata, layer="counts")
         model = rmve.RMVE(adata, n_components=3, n_hidden=32)
-        plan = {"repulsion": 5.0}  # at the default strength one seed in six joins two of so few cells' types
+        plan = {"repulsion_weight": 5.0}  # at the default strength one seed in six joins two of so few cells' types
         model.train(
             max_epochs=40, batch_size=20, checkpoint_dir=folder, callbacks=[Kill()], plan_kwargs=plan, **options
         )

@@ -366,7 +366,7 @@ def test_positions_shape_the_latent_space(placed, make_cells):
 
 def test_weight_zero_switches_the_term_off(make_cells, fit):
     """The network is that of a model without positions, and no map is made."""
-    options = {"epochs": 3, "train": {"max_epochs": 3, "batch_size": 64, "plan_kwargs": {"spatial": 0.0}}}
+    options = {"epochs": 3, "train": {"max_epochs": 3, "batch_size": 64, "plan_kwargs": {"position_weight": 0.0}}}
     off = fit(make_cells(), {"layer": "counts", "spatial_key": "spatial"}, **options)
     assert off.spatial_map_ is None
     assert len(off.held_out_) == 0

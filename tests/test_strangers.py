@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from rmve import RMVE
-from rmve._callbacks import TRAINER_FILE
+from rmve.training._callbacks import TRAINER_FILE
 
 QUICK = {"max_epochs": 4, "batch_size": 64, "enable_progress_bar": False}
 NOT_A_MODEL = "does not hold a model saved by `RMVE.save`"

@@ -12,11 +12,11 @@ import anndata as ad
 import scvi
 
 import rmve
-from rmve._callbacks import list_epochs
 from rmve._files import claim, replacing
 from rmve._progress import progress_options
 from rmve._serialization import JSON_FILE
 from rmve.model._run_file import RUN_FILE
+from rmve.training._callbacks import list_epochs
 
 #: Beside the checkpoints: the options that a resumed command has to repeat.
 COMMAND_FILE = "command.json"

@@ -18,7 +18,6 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
 from rmve import _cells_file
-from rmve._callbacks import list_epochs, silence
 from rmve._command import Training, check_output, fit
 from rmve._extras import (
     Extras,
@@ -35,6 +34,7 @@ from rmve._keys import DEFAULT_KEY, Written
 from rmve._validation import check_key_added, foreign_names
 from rmve.model._fit import TrainingStopped
 from rmve.report import make_report
+from rmve.training._callbacks import list_epochs, silence
 
 #: What the demonstration writes, and the column of its data that it compares with.
 DEMO_STEM, DEMO_LABELS = "rmve_demo", "bulk_labels"

@@ -8,7 +8,7 @@ from rmve.likelihoods import get_likelihood
 
 #: Training of a run whose components come from the labels of some cells: none is redundant, and the start is better than
 #: others, so it is held for longer.
-FROM_LABELS = {"repulsion": 0.0, "warmup_fraction": 0.5, "warmup_alpha": 10.0}
+FROM_LABELS = {"repulsion_weight": 0.0, "warmup_fraction": 0.5, "start_weight": 10.0}
 #: Training of a model that learns positions, too.
 WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
 #: Least number of steps of a run without and with positions, and the most epochs that this may take. More steps tell

@@ -15,8 +15,8 @@ import scvi
 
 import rmve
 from rmve import _pipeline
-from rmve._callbacks import CHATTY
 from rmve._keys import Written
+from rmve.training._callbacks import CHATTY
 
 QUICK = ["--max-epochs", "2"]
 

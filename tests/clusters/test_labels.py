@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import signature
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,7 @@ from rmve import RMVE
 from rmve.clusters.initialization import nearest_neighbors
 from rmve.clusters.labels import SPREADING, partition_from_labels, spread_labels
 from rmve.defaults import FROM_LABELS
-from rmve.training import RMVETrainingPlan
+from rmve.training import RMVETrainingPlan, TrainingOptions
 
 
 def label_some(truth: np.ndarray, types, n_labelled: int, seed: int = 0) -> np.ndarray:
@@ -152,17 +150,17 @@ def test_few_labels(cells, fit, n_labelled):
 
 @pytest.mark.parametrize(
     ("n_components", "given", "expected"),
-    [(None, {}, FROM_LABELS), (None, {"repulsion": 2.0, "warmup_fraction": 0.1}, {}), (3, {}, {})],
+    [(None, {}, FROM_LABELS), (None, {"repulsion_weight": 2.0, "warmup_fraction": 0.1}, {}), (3, {}, {})],
 )
 def test_options_of_a_run_from_labels(cells, fit, monkeypatch, n_components, given, expected):
     """Where components come from labels, the start is held for longer, without repulsion, if nothing else is asked for."""
     seen = []
-    usual = {name: signature(RMVETrainingPlan).parameters[name].default for name in ("repulsion", "warmup_fraction")}
+    usual = {name: getattr(TrainingOptions(), name) for name in ("repulsion_weight", "warmup_fraction")}
     expected = usual | expected | given
 
     class Plan(RMVETrainingPlan):
         def on_train_epoch_start(self):
-            seen.append((self.repulsion, self.warmup_fraction))
+            seen.append((self.options.repulsion_weight, self.options.warmup_fraction))
             super().on_train_epoch_start()
 
     monkeypatch.setattr(RMVE, "_training_plan_cls", Plan)
@@ -170,9 +168,9 @@ def test_options_of_a_run_from_labels(cells, fit, monkeypatch, n_components, giv
     cells.obs["label"] = truth.where(np.arange(cells.n_obs) % 2 == 0, "Unknown")
     setup, train = {"labels_key": "label"}, {"plan_kwargs": given}
     model = fit(cells, setup, train, n_components=n_components, epochs=1)
-    assert seen == [(expected["repulsion"], expected["warmup_fraction"])]
+    assert seen == [(expected["repulsion_weight"], expected["warmup_fraction"])]
     model.train(max_epochs=1, enable_progress_bar=False)
-    assert seen[1] == (0.0 if given else expected["repulsion"], 0.0)
+    assert seen[1] == (0.0 if given else expected["repulsion_weight"], 0.0)
 
 
 def test_found_number_is_saved(cells, fit, tmp_path):

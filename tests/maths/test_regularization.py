@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior, thin_counts
+from rmve.maths.regularization import agreement, balance, entropy, potts_log_prior, thin_counts
 
 
 @pytest.fixture
@@ -104,25 +104,6 @@ def test_entropy_matches_torch():
     torch.testing.assert_close(entropy(log_q), torch.distributions.Categorical(logits=log_q).entropy())
     assert entropy(torch.full((1, 5), -math.log(5.0))).item() == pytest.approx(math.log(5))
     assert entropy(torch.tensor([[0.0, -800.0]])).item() == 0
-
-
-@pytest.mark.parametrize("concentration", [0.3, 1.0, 4.0])
-def test_dirichlet_prior_matches_torch_up_to_a_constant(log_weights, concentration):
-    """Differences between weights are those of torch's Dirichlet log-density."""
-    other = torch.tensor([0.1, 0.1, 0.1, 0.7]).log()
-    reference = torch.distributions.Dirichlet(torch.full((4,), concentration))
-    torch.testing.assert_close(
-        dirichlet_log_prior(log_weights, concentration) - dirichlet_log_prior(other, concentration),
-        reference.log_prob(log_weights.exp()) - reference.log_prob(other.exp()),
-    )
-
-
-def test_dirichlet_prior_pulls_weights_together_or_apart(log_weights):
-    """Above concentration 1 equal weights are favoured, below 1 uneven ones, and 1 is flat."""
-    equal = torch.full((4,), math.log(0.25))
-    assert dirichlet_log_prior(equal, 2.0) > dirichlet_log_prior(log_weights, 2.0)
-    assert dirichlet_log_prior(equal, 0.5) < dirichlet_log_prior(log_weights, 0.5)
-    assert dirichlet_log_prior(log_weights, 1.0) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])

@@ -338,7 +338,7 @@ def test_start_does_not_matter(make_cells, fit, found):
 @pytest.mark.parametrize("n_components", [2, 7])
 def test_number_that_is_given(make_cells, fit, tmp_path, n_components):
     """As many clusters as asked for, coarser or finer than what would be found; also after loading and more training."""
-    train = {"plan_kwargs": {"warmup_fraction": 1.0, "warmup_alpha": 10.0}}  # all that it starts from stays
+    train = {"plan_kwargs": {"warmup_fraction": 1.0, "start_weight": 10.0}}  # all that it starts from stays
     model = fit(make_cells(subtypes=True), {"layer": "counts"}, train, n_components=n_components, epochs=60)
     assert model.module.n_components > n_components
     assert model.n_clusters == model.predict().nunique() == n_components
@@ -353,7 +353,7 @@ def test_number_that_is_given(make_cells, fit, tmp_path, n_components):
 
 def test_number_that_the_cells_do_not_support(cells, fit):
     """Where repulsion leaves fewer clusters than were asked for, the model has those, and says so."""
-    train = {"plan_kwargs": {"repulsion": 100.0}}
+    train = {"plan_kwargs": {"repulsion_weight": 100.0}}
     with pytest.warns(UserWarning, match=r"`n_components=20` clusters were asked for, and the cells support (\d+)\."):
         model = fit(cells, {"layer": "counts"}, train, n_components=20, epochs=30)
     assert model.n_clusters == model.tree.n_finest < 20

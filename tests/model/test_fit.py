@@ -18,9 +18,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from rmve import RMVE
-from rmve._callbacks import TRAINER_FILE, list_epochs
 from rmve._files import locked
 from rmve._serialization import write_tensors
+from rmve.training._callbacks import TRAINER_FILE, list_epochs
 
 SIZES = {"n_components": 3, "n_latent": 4, "n_hidden": 16, "n_layers": 1}
 QUICK = {"max_epochs": 6, "batch_size": 64, "enable_progress_bar": False}
@@ -203,7 +203,7 @@ def test_checkpoint_every(untrained, tmp_path):
 
 def test_functions_are_given_again(untrained, cells, tmp_path):
     """A file holds no function: the error says which to give."""
-    plan = {"agreement": 1.0, "view": lambda x: x}
+    plan = {"view_weight": 1.0, "view": lambda x: x}
     with pytest.raises(KeyboardInterrupt):
         untrained.train(checkpoint_dir=tmp_path, callbacks=[At(9, interrupt)], plan_kwargs=plan, **QUICK)
     with pytest.raises(ValueError, match="cannot hold functions: give `plan_kwargs` with 'view'"):
@@ -269,7 +269,7 @@ def test_a_checkpoint_that_cannot_be_written(untrained, cells, tmp_path, monkeyp
         write_tensors(path, content)
 
     with monkeypatch.context() as context:
-        context.setattr("rmve._callbacks.write_tensors", write)
+        context.setattr("rmve.training._callbacks.write_tensors", write)
         with pytest.raises(OSError, match="a checkpoint could not be written.*No space left.*RMVE.resume"):
             untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
     assert untrained.is_trained
@@ -436,7 +436,7 @@ def test_further_training_uses_dropout(untrained):
 def test_early_stopping_waits_for_the_warm_ups(untrained):
     """Until every strength has its value, no epoch counts as one without improvement."""
     stops = {"max_epochs": 20, "early_stopping_patience": 1, "early_stopping_min_delta": 1e6}
-    plan = {"warmup_fraction": 0.3, "potts_ramp_fraction": 0.4, "repulsion_ramp_fraction": 0.6}
+    plan = {"warmup_fraction": 0.3, "neighbor_ramp_fraction": 0.4, "repulsion_ramp_fraction": 0.6}
     untrained.train(**(QUICK | stops), early_stopping=True, plan_kwargs=plan)
     # 0.3 are held, then 0.6 of the rest is ramps: 14.4 epochs; the next is the first that counts, the one after stops
     assert len(untrained.history["train_loss"]) == 17

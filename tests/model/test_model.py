@@ -69,14 +69,14 @@ def test_posteriors_and_estimators(cells, fit, posterior, estimator):
 @pytest.mark.parametrize("repulsion", [*REPULSIONS, None])
 def test_repulsions(cells, fit, repulsion):
     """Each kind of repulsion trains, is logged, and ``None`` is not."""
-    model = fit(cells, repulsion=repulsion, epochs=4, train={"plan_kwargs": {"repulsion": 5.0}})
+    model = fit(cells, repulsion=repulsion, epochs=4, train={"plan_kwargs": {"repulsion_weight": 5.0}})
     check_sane(model)
     assert ("repulsion_train" in model.history_) == (repulsion is not None)
 
 
 def test_regularisation_terms(cells, fit):
     """Agreement of two views, balance and the Dirichlet prior train and are logged."""
-    options = {"agreement": 1.0, "balance": 0.5, "dirichlet": 2.0, "potts": 0.0}
+    options = {"view_weight": 1.0, "balance_weight": 0.5, "neighbor_weight": 0.0}
     model = fit(cells, epochs=4, train={"plan_kwargs": options})
     check_sane(model)
     assert {"agreement_train", "balance_train"} <= set(model.history_)
@@ -292,7 +292,12 @@ def test_a_given_graph_shapes_the_clusters(make_cells, fit):
     blocks = {}
     start = np.random.default_rng(0).integers(2, size=240)  # says nothing of types or blocks
     for strength in (0.0, 200.0):
-        plan = {"potts": strength, "repulsion": 0.0, "potts_ramp_fraction": 0.0, "warmup_alpha": 1.0}
+        plan = {
+            "neighbor_weight": strength,
+            "repulsion_weight": 0.0,
+            "neighbor_ramp_fraction": 0.0,
+            "start_weight": 1.0,
+        }
         train = {"plan_kwargs": plan, "start": start}
         model = fit(adata, {"neighbors_key": "blocks"}, train, n_components=2, seed=3)
         blocks[strength] = model

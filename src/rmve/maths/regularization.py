@@ -64,23 +64,6 @@ def entropy(log_q: Tensor) -> Tensor:
     return -(log_q.exp() * log_q).sum(-1)
 
 
-def dirichlet_log_prior(log_weights: Tensor, concentration: float) -> Tensor:
-    """Log-density of a symmetric Dirichlet at the mixture weights, without its normaliser.
-
-    Parameters
-    ----------
-    log_weights
-        ``log pi``, shape ``(K,)``.
-    concentration
-        Above 1 pulls the weights together, below 1 pushes some towards zero.
-
-    Returns
-    -------
-    Scalar tensor.
-    """
-    return (concentration - 1.0) * log_weights.sum()
-
-
 def thin_counts(counts: Tensor, keep: float) -> Tensor:
     """Binomial thinning: keep each molecule with probability ``keep``; a second view of a cell.
 

@@ -15,13 +15,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from scvi import settings
 from scvi.data import AnnDataManager
 
-from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, TrainerState, check_state, list_epochs, silence
 from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
 from rmve._files import claim, remove_folder, sha256_of
 from rmve._serialization import JSON_FILE, not_a_model, read_file, read_tensors, write_model
 from rmve.model._fingerprint import fingerprint
 from rmve.model._run_file import RUN_FILE, Run, repeated_options
 from rmve.module import RMVEModule
+from rmve.training._callbacks import (
+    TRAINER_FILE,
+    Checkpoints,
+    SafeStop,
+    TrainerState,
+    check_state,
+    list_epochs,
+    silence,
+)
 
 #: Warning before the training of a query that can move no cell.
 FIXED_EMBEDDING = (

@@ -19,10 +19,8 @@ from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import spatial
-from rmve._callbacks import TRAINER_FILE, SafeStop, TrainerState
 from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
-from rmve._options import check_limits, check_options, check_split_of_rows
 from rmve._serialization import JSON_FILE
 from rmve.backed import read_rows, share_of_zeros
 from rmve.clusters._clusters import Clusters
@@ -50,7 +48,9 @@ from rmve.model._setup import check_unchanged, label_codes, names_of_labels
 from rmve.module import POSTERIORS, RMVEModule
 from rmve.programmes import MAX_CELLS, programme_table
 from rmve.spatial import Quality, SpatialMap
-from rmve.training import RMVETrainingPlan
+from rmve.training import RMVETrainingPlan, TrainingOptions
+from rmve.training._callbacks import TRAINER_FILE, SafeStop, TrainerState
+from rmve.training._trainer_options import check_limits, check_options, check_split_of_rows
 
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
 SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
@@ -227,7 +227,7 @@ class RMVE(RMVEBase):
             Stop when the bound on the validation cells has not improved for a tenth of the run (and at least 5 epochs),
             once all warm-ups are over. ``early_stopping_patience`` and ``early_stopping_warmup_epochs`` change that.
         plan_kwargs
-            Options of :class:`rmve.training.RMVETrainingPlan`, for example ``{"repulsion": 50.0}``.
+            Options of training, for example ``{"repulsion_weight": 20.0}``: see :class:`rmve.training.TrainingOptions`.
         start
             Component of each cell to start from, integers from 0; ``None`` finds a partition. It may be finer than the
             clusters wanted: the mixture gets a component for each part. Labelled cells keep their label.
@@ -265,9 +265,10 @@ class RMVE(RMVEBase):
             raise ValueError("Training needs at least two cells; `adata` has one.")
         check_unchanged(self.adata_manager)
         check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
-        check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping)
-        if "split" in (plan_kwargs or {}):
-            check.check_choice("split", plan_kwargs["split"], ("auto", *self.module.likelihood.splits))
+        plan_kwargs = check_options(
+            self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping
+        )
+        TrainingOptions.of(plan_kwargs).check_likelihood(self.module.likelihood)
         check.check_device(accelerator, devices)
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
@@ -304,16 +305,16 @@ class RMVE(RMVEBase):
         if labels and n_clusters is None and (label_codes(self.adata_manager) < 0).any():
             defaults |= FROM_LABELS
         if self.is_trained_:
-            defaults |= dict.fromkeys(("warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
-        plan_kwargs = plan_kwargs or {}
-        learned = not self.is_query_ and plan_kwargs.get("spatial", 1.0) > 0
+            defaults |= dict.fromkeys(("warmup_fraction", "neighbor_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
+        options = TrainingOptions.of(defaults | plan_kwargs)
+        learned = not self.is_query_ and options.position_weight > 0
         prepared = prepare(
             self.module,
             self.adata_manager,
             first=not self.is_trained_,
             partition=start,
             n_clusters=n_clusters,
-            with_graph=plan_kwargs.get("potts", 1.0) > 0,
+            with_graph=options.neighbor_weight > 0,
             spatial_key=arguments.get("spatial_key") if learned else None,
             held_out=self.held_out_,
         )
@@ -341,7 +342,7 @@ class RMVE(RMVEBase):
                 "as_counts": self._has_counts,
                 **(datasplitter_kwargs or {}),
             },
-            "plan_kwargs": {**defaults, **plan_kwargs, "data": prepared.data},
+            "plan_kwargs": defaults | plan_kwargs | {"data": prepared.data},
             **trainer_kwargs,
         }
         self._fit(fit, quiet, folder, checkpoint_every)
@@ -415,7 +416,7 @@ class RMVE(RMVEBase):
             As in :meth:`train`.
         plan_kwargs, **trainer_kwargs
             Options to change, or to give again because a file cannot hold them: functions (such as the ``view`` of
-            :class:`rmve.training.RMVETrainingPlan`), callbacks and loggers. All others are those of the run.
+            :class:`rmve.training.TrainingOptions`), callbacks and loggers. All others are those of the run.
 
         Returns
         -------
@@ -446,9 +447,8 @@ class RMVE(RMVEBase):
         run, digest = read_run(folder, cls._training_plan_cls)
         checkpoint = _fit.last_checkpoint(folder)
         check.check_anndata(adata)
-        check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
+        plan_kwargs = check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
         check.check_device(accelerator, devices)
-        plan_kwargs = plan_kwargs or {}
         options = _fit.resumed_options(folder, run, plan_kwargs, trainer_kwargs)
         file = _fit.read_trainer_file(folder, checkpoint, digest)
         alone = cls.load(checkpoint, adata=False, accelerator="cpu")
@@ -850,7 +850,7 @@ class RMVE(RMVEBase):
         if n_clusters > tree.n_finest:
             warnings.warn(
                 f"`n_components={n_clusters}` clusters were asked for, and the cells support {tree.n_finest}. Lower "
-                "`plan_kwargs={'repulsion': ...}` for finer clusters.",
+                "`plan_kwargs={'repulsion_weight': ...}` for finer clusters.",
                 stacklevel=2,
             )
         n_clusters = min(max(n_clusters, tree.n_coarsest), tree.n_finest)

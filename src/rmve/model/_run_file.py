@@ -15,10 +15,10 @@ import scipy.sparse as sp
 import torch
 
 from rmve._files import replacing
-from rmve._options import OF_THE_RUN, REPEATED, check_repeated, check_split_of_rows
 from rmve._serialization import from_json, not_a_model, read_tensors, to_json, write_tensors
 from rmve.maths.sparse_structure import check_structure
 from rmve.training import TrainingData
+from rmve.training._trainer_options import OF_THE_RUN, REPEATED, check_repeated, check_split_of_rows
 
 RUN_FILE = "run.pt"
 

@@ -10,7 +10,7 @@ from rmve.clusters import components
 from rmve.clusters._clusters import Clusters
 from rmve.clusters.levels import MergeTree
 from rmve.maths.gaussians import between_components, bhattacharyya
-from rmve.mixture import GaussianMixture
+from rmve.module._mixture import GaussianMixture
 
 #: What the tables of merges and levels show of each merge.
 MERGE_COLUMNS = ("kept", "merged", "confusion", "distance", "effect", "support")

@@ -15,19 +15,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from rmve import _validation as check
-from rmve.maths.estimators import ESTIMATORS
-from rmve.predictive import SPLITS
-from rmve.schedules import LR_SCHEDULES
-from rmve.training import RMVETrainingPlan
+from rmve.training._options import NAMES, TrainingOptions, translated
+from rmve.training._plan import RMVETrainingPlan
 
-#: Options of the training plan with few values.
-CHOICES = {"estimator": ESTIMATORS, "lr_schedule": LR_SCHEDULES}
-CHOICES |= {"split": ("auto", *SPLITS)}
-#: Options of the training plan that lie in [0, 1], and those that are not negative.
-FRACTIONS = ("warmup_fraction", "kl_warmup_fraction", "potts_ramp_fraction", "repulsion_ramp_fraction", "smoothing")
-FRACTIONS += ("momentum", "lr_drop_fraction", "lr_drop")
-STRENGTHS = ("lr", "mixture_lr", "weight_decay", "kl_weight", "warmup_alpha", "potts", "repulsion", "alpha")
-STRENGTHS += ("agreement", "balance", "confidence", "spatial", "dirichlet")
 #: What is measured on validation cells.
 MONITORS = ("elbo_validation", "reconstruction_loss_validation", "kl_local_validation", "validation_loss")
 
@@ -166,7 +156,8 @@ def check_options(
     datasplitter_kwargs: dict | None = None,
     early_stopping: bool = True,
     of_the_run: bool = False,
-) -> None:
+    warn: bool = True,
+) -> dict[str, object]:
     """Raise unless options exist and have a sensible value, before the work begins.
 
     Parameters
@@ -177,6 +168,12 @@ def check_options(
         As given to :meth:`rmve.RMVE.train`.
     of_the_run
         Whether its other arguments are among ``trainer_kwargs``, too.
+    warn
+        Whether to warn of an old name of an option of the plan.
+
+    Returns
+    -------
+    Options of the plan, under their present names.
 
     Raises
     ------
@@ -188,9 +185,9 @@ def check_options(
     for name, value in (("plan_kwargs", plan_kwargs), ("datasplitter_kwargs", datasplitter_kwargs)):
         if not isinstance(value, dict | None):
             raise TypeError(f"`{name}` must be a dictionary, not {value!r}.")
-    check.check_names("`plan_kwargs`", plan_kwargs or {}, _options_of(plan) - {"self", "module", "data", "kwargs"})
-    for name, value in (plan_kwargs or {}).items():
-        _check_plan_option(name, value)
+    plan_kwargs = translated(plan_kwargs or {}, warn)
+    check.check_names("`plan_kwargs`", plan_kwargs, NAMES | _own_options(plan))
+    TrainingOptions.of(plan_kwargs)
     for what, given, known in (
         ("`train`", trainer_kwargs, REPEATED | OWN | (OF_THE_RUN if of_the_run else {})),
         ("`datasplitter_kwargs`", datasplitter_kwargs or {}, SPLITTER),
@@ -205,6 +202,7 @@ def check_options(
     alone = [name for name in trainer_kwargs if name.startswith("early_stopping_")]
     if alone and not early_stopping:
         raise ValueError(f"`{alone[0]}` needs `early_stopping=True`, too.")
+    return plan_kwargs
 
 
 def check_repeated(plan: type, options: object) -> dict[str, object]:
@@ -225,7 +223,7 @@ def check_repeated(plan: type, options: object) -> dict[str, object]:
             raise ValueError(f"the run has no {name!r}")
     for name in options.keys() - parts:
         known[name](name, options[name])
-    check_options(plan, options["plan_kwargs"], {})
+    options = options | {"plan_kwargs": check_options(plan, options["plan_kwargs"], {}, warn=False)}
     if any(callable(value) for value in options["plan_kwargs"].values()):
         raise TypeError("the options of the run hold a function")
     if not isinstance(options["datasplitter_kwargs"], dict) or set(options["datasplitter_kwargs"]) != {"as_counts"}:
@@ -270,25 +268,12 @@ def check_split_of_rows(indexing: object, n_obs: int) -> None:
         raise ValueError("`external_indexing` leaves fewer than two cells to train on.")
 
 
-def _check_plan_option(name: str, value: object) -> None:
-    if name in CHOICES:
-        check.check_choice(name, value, CHOICES[name])
-    elif name in FRACTIONS:
-        check.check_number(name, value, 0.0, 1.0)
-    elif name in STRENGTHS:
-        check.check_number(name, value)
-    elif name == "repulsion_moves":
-        check.check_flag(name, value)
-    elif name == "view" and not (value is None or callable(value)):
-        raise TypeError(f"`view` must be a function of a mini-batch, not {value!r}.")
-
-
-def _options_of(plan: type) -> set[str]:
-    """Names that a training plan takes: its own, and its parents' as long as it passes others on to them."""
-    names = set()
+def _own_options(plan: type) -> set[str]:
+    """Options that a subclass of the plan adds."""
+    names: set[str] = set()
     for owner in plan.__mro__:
-        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
-        names |= {parameter.name for parameter in parameters}
         if owner is RMVETrainingPlan:
             break
-    return names
+        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
+        names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+    return names - {"self", "module", "data"}

@@ -12,7 +12,7 @@ from rmve.maths.estimators import nodes_over_y
 from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 from rmve.maths.sparse_input import differences_from_zero, first_layer, standardized_zero
 from rmve.maths.sparse_rows import SparseRows
-from rmve.objective import Objective, given
+from rmve.module._objective import Objective, given
 
 #: Standardised inputs are clipped here, as ``scanpy.pp.scale(max_value=10)`` does.
 INPUT_CLIP = 10.0

@@ -13,7 +13,7 @@ from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.sparse_input import first_layer
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
-from rmve.objective import Objective
+from rmve.module._objective import Objective
 
 # those of `make_module` and `make_batch`
 B, G, K, D = 12, 9, 3, 2
@@ -75,7 +75,7 @@ def test_held_cells_draw_from_their_target(make_module, make_batch):
         module.y_head.bias[0] += 40.0
     held = torch.arange(B) < 4
     target = torch.eye(K, dtype=torch.float64)[torch.full((B,), 2)]
-    objective = Objective(target=target, held=held, alpha=torch.ones(B, dtype=torch.float64))
+    objective = Objective(target=target, held=held, label_weight=torch.ones(B, dtype=torch.float64))
     z = module.inference(**module._get_inference_input(tensors), estimator="sample", objective=objective)["z"]
     assert (z[held] > 500).all()
     assert (z[~held] < 500).all()
@@ -197,7 +197,7 @@ def test_dropout_of_sparse_counts_is_that_of_dense_ones(make_module, make_batch)
     counts = SparseRows.from_dense(x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "rmve.encoding.first_layer", lambda *given: found.append(first_layer(*given).detach()) or found[-1]
+            "rmve.module._encoding.first_layer", lambda *given: found.append(first_layer(*given).detach()) or found[-1]
         )
         for _ in range(4000):
             module._hidden(counts, module.log_library(counts, None), None, cont=None)

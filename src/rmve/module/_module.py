@@ -11,15 +11,13 @@ from scvi.nn import FCLayers
 from torch import Tensor, nn
 
 from rmve._keys import TARGET_KEY
-from rmve.encoding import EncodingMixin, full_precision, split_covariates
 from rmve.likelihoods import get_likelihood
 from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.gaussians import log_normal
 from rmve.maths.sparse_rows import SparseRows
-from rmve.mixture import GaussianMixture
-from rmve.objective import Objective, ObjectiveMixin
-
-__all__ = ["POSTERIORS", "Objective", "RMVEModule"]
+from rmve.module._encoding import EncodingMixin, full_precision, split_covariates
+from rmve.module._mixture import GaussianMixture
+from rmve.module._objective import ObjectiveMixin
 
 POSTERIORS = ("full", "factorized")
 

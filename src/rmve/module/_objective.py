@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rmve._keys import TARGET_KEY
 from rmve.maths.estimators import assignment_term
-from rmve.maths.regularization import agreement, balance, dirichlet_log_prior, entropy, potts_log_prior
+from rmve.maths.regularization import agreement, balance, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
 
 #: Share of the old value in the running error of held-out positions.
@@ -33,32 +33,29 @@ class Objective:
     #: Given assignments, shape ``(B, K)``, and which cells they hold for, shape ``(B,)``.
     target: Tensor | None = None
     held: Tensor | None = None
-    #: ``alpha``: weight of ``log q(y|x)`` of held cells, per cell, shape ``(B,)``.
-    alpha: Tensor | None = None
+    #: Weight of ``log q(y|x)`` of held cells (``alpha`` in equation 3), shape ``(B,)``.
+    label_weight: Tensor | None = None
     #: Mean assignment of each cell's neighbours, shape ``(B, K)``, and the strength of the Potts prior.
     neighbor_mean: Tensor | None = None
-    potts: float = 0.0
+    neighbor_weight: float = 0.0
     #: ``tau``: strength of the repulsion, and whether the expected overlap also pushes means and variances.
-    repulsion: float = 0.0
+    repulsion_weight: float = 0.0
     repulsion_moves: bool = False
     #: Weight of the agreement with another view of the cells, and that view of the input, shape ``(B, G)``. The view
     #: of a held cell is compared with its given assignment.
-    agreement: float = 0.0
+    view_weight: float = 0.0
     view: Tensor | None = None
     #: Standardised positions, shape ``(B, p)``, rows of NaN where unknown, which of them are held out, shape ``(B,)``,
     #: and the weight of ``log p(s|z)``.
     positions: Tensor | None = None
     held_out: Tensor | None = None
-    spatial: float = 0.0
+    position_weight: float = 0.0
     #: Least ratio of explained to unexplained variance that a coordinate is weighed with.
     min_signal: float = 1.0
     #: Weight of the balance of the average assignment.
-    balance: float = 0.0
+    balance_weight: float = 0.0
     #: Weight of the entropy of each cell's assignment.
-    confidence: float = 0.0
-    #: Concentration of the Dirichlet prior on ``p(y)``, counted once per ``n_obs`` cells.
-    dirichlet: float = 1.0
-    n_obs: int = 1
+    entropy_weight: float = 0.0
 
 
 def given(log_q: Tensor, objective: Objective | None) -> Tensor:
@@ -173,11 +170,13 @@ class ObjectiveMixin:
         log_weights = self.mixture.log_weights
         log_prior = log_weights
         if objective.neighbor_mean is not None:
-            log_prior = potts_log_prior(log_weights, objective.neighbor_mean, objective.potts)
+            log_prior = potts_log_prior(log_weights, objective.neighbor_mean, objective.neighbor_weight)
         latent = assignment_term(log_q, log_prior, objective.kl_weight * kl)
         if objective.held is not None:
             # equation 3: y is given, log p(y) - KL + alpha log q(y|x)
-            of_held = objective.target * (objective.kl_weight * kl - log_weights - objective.alpha[:, None] * log_q)
+            of_held = objective.target * (
+                objective.kl_weight * kl - log_weights - objective.label_weight[:, None] * log_q
+            )
             latent = torch.where(objective.held, of_held.sum(-1), latent)
 
         weights = log_q.exp().mean(0)
@@ -191,27 +190,25 @@ class ObjectiveMixin:
                 assignment, inference_outputs, objective.positions, objective.held_out, objective.min_signal
             )
             extra["position_loss"] = misplaced
-            loss = loss + objective.spatial * misplaced
-        if self.repulsion is not None and objective.repulsion > 0:
+            loss = loss + objective.position_weight * misplaced
+        if self.repulsion is not None and objective.repulsion_weight > 0:
             mean, var = self.mixture.mean, self.mixture.var
             if self.repulsion in WEIGHT_SENSITIVE and not objective.repulsion_moves:
                 mean, var = mean.detach(), var.detach()
             penalty = REPULSIONS[self.repulsion](weights, mean, var, default_bandwidth(weights, var))
-            loss = loss + objective.repulsion * penalty
+            loss = loss + objective.repulsion_weight * penalty
             extra["repulsion"] = penalty
-        if objective.agreement > 0:
+        if objective.view_weight > 0:
             view = self._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: objective.view})
             log_q_view, *_ = self._shared(**view)
             extra["agreement"] = agreement(given(log_q, objective), log_q_view).mean()
-            loss = loss + objective.agreement * extra["agreement"]
-        if objective.balance > 0:
+            loss = loss + objective.view_weight * extra["agreement"]
+        if objective.balance_weight > 0:
             extra["balance"] = balance(weights)
-            loss = loss + objective.balance * extra["balance"]
-        if objective.confidence > 0:
+            loss = loss + objective.balance_weight * extra["balance"]
+        if objective.entropy_weight > 0:
             extra["entropy"] = entropy(log_q).mean()
-            loss = loss + objective.confidence * extra["entropy"]
-        if objective.dirichlet != 1.0:
-            loss = loss - dirichlet_log_prior(log_weights, objective.dirichlet) / objective.n_obs
+            loss = loss + objective.entropy_weight * extra["entropy"]
         return LossOutput(
             loss=loss,
             reconstruction_loss=reconstruction,

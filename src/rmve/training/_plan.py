@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.distributed as dist
 from scvi import REGISTRY_KEYS
@@ -15,44 +13,20 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from rmve._keys import INDEX_KEY
-from rmve._validation import check_choice
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
-from rmve.objective import Objective, not_finite
+from rmve.module._objective import Objective, not_finite
 from rmve.predictive import split_batch
-from rmve.schedules import LR_SCHEDULES, one_cycle, ramp
+from rmve.training._data import TrainingData
+from rmve.training._options import TrainingOptions, translated
+from rmve.training._schedules import one_cycle, ramp
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
 MIN_USAGE = 1e-3
 #: Least weight of a coordinate, as a ratio of explained to unexplained variance, in the first phase, where it is to become
 #: learned, and in the joint one, where it has shown whether it can be.
 FIRST_SIGNAL, MIN_SIGNAL = 1.0, 0.01
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What the plan knows of each cell; rows are those of the registered AnnData.
-
-    Parameters
-    ----------
-    start
-        Starting assignment ``r``, shape ``(n, K)``, rows on the simplex.
-    labelled
-        Cells whose assignment is given, shape ``(n,)``.
-    graph
-        Neighbour graph whose rows sum to one (or to zero), shape ``(n, n)``; ``None`` for no Potts prior.
-    positions
-        Standardised coordinates, shape ``(n, p)``, rows of NaN where unknown; ``None`` for no spatial term.
-    held_out
-        Cells whose position is not to be learned, shape ``(n,)``.
-    """
-
-    start: np.ndarray
-    labelled: np.ndarray
-    graph: sp.csr_matrix | None = None
-    positions: np.ndarray | None = None
-    held_out: np.ndarray | None = None
 
 
 class RMVETrainingPlan(TrainingPlan):
@@ -64,132 +38,43 @@ class RMVETrainingPlan(TrainingPlan):
     Parameters
     ----------
     module
-        The module.
+        Module to train.
     data
-        Starting assignment and neighbour graph; ``RMVE.train`` makes it.
-    lr, mixture_lr
-        Learning rates of the networks and of the mixture's parameters.
-    weight_decay
-        Of AdamW, on the networks only.
-    lr_drop, lr_drop_fraction
-        In the last ``lr_drop_fraction`` of the run both rates are multiplied by ``lr_drop``.
-    lr_schedule
-        ``"drop"``: as just said. ``"one-cycle"``: both rates rise to their value over the first fifth of the run and fall
-        to zero along a cosine.
-    warmup_fraction
-        Share of the run in which the assignment is held to the start.
-    kl_warmup_fraction
-        Share of the held phase over which the weight of ``KL[q(z|x,y) || p(z|y)]`` rises to ``kl_weight``.
-    kl_weight
-        Final weight of that divergence; 1 is the evidence lower bound.
-    warmup_alpha
-        Weight of ``log q(y|x)`` for cells held to the start. Large values keep small clusters of the start alive; 1 lets
-        redundant components vanish.
-    smoothing
-        Probability spread evenly over the components in the starting assignment.
-    potts, potts_ramp_fraction
-        Strength ``eta`` of the neighbourhood prior, and the share of the joint phase over which it rises.
-    repulsion, repulsion_ramp_fraction
-        Strength ``tau`` in nats per cell, and the share of the joint phase over which it rises.
-    repulsion_moves
-        Whether the expected overlap (``"hsic"``) also moves means and variances, and not the weights alone. When it
-        does, redundant components escape to places of their own instead of vanishing. The other kinds always move them.
-    alpha
-        Weight of ``log q(y|x)`` for labelled cells.
-    agreement, view
-        Weight of the agreement between two views of a cell, and the function that makes the second view of a
-        ``(B, G)`` tensor; the default view of counts keeps each molecule with probability 1/2. While a cell is held to
-        the start or to its label, its view is, too.
-    balance
-        Weight of the balance of the average assignment, in the joint phase.
-    confidence
-        Weight of the entropy of each cell's assignment, in the joint phase. Equal to ``balance``, the two are the
-        mutual information between a cell and its component.
-    spatial
-        Weight of the positions, for cells that have one: see :meth:`rmve.module.RMVEModule.position_loss`. 0 is none.
-    dirichlet
-        Concentration of the symmetric Dirichlet prior on ``p(y)``.
-    estimator
-        Of the expectation over ``y``: ``"sample"``, ``"exact"`` or ``"gumbel"``.
-    momentum
-        Share of the old value in the running average of ``q(y|x)`` that neighbours are told.
-    split
-        Division of each cell into the part that is read and the part that is scored, drawn anew in each step
-        (:func:`rmve.predictive.split_batch`). ``"binomial"``: half of the molecules each, independent if counts are
-        Poisson; ``"negative_binomial"``: independent if they have the likelihood's dispersion; ``"normal"``: two noisy
-        copies of log-normalised values; ``None``: the whole cell is read and scored, the plain evidence lower bound;
-        ``"auto"``: ``"binomial"`` for counts and ``None`` for other data.
+        Starting assignment, neighbour graph and positions; ``RMVE.train`` makes it.
+    **options
+        Options of :class:`~rmve.training.TrainingOptions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option does not exist, or its value is not possible with the likelihood.
     """
 
-    def __init__(
-        self,
-        module: RMVEModule,
-        *,
-        data: TrainingData,
-        lr: float = 1e-3,
-        mixture_lr: float = 5e-3,
-        weight_decay: float = 1e-2,
-        lr_drop: float = 0.3,
-        lr_drop_fraction: float = 0.2,
-        lr_schedule: str = "drop",
-        warmup_fraction: float = 1 / 3,
-        kl_warmup_fraction: float = 0.7,
-        kl_weight: float = 1.0,
-        warmup_alpha: float = 1.0,
-        smoothing: float = 0.1,
-        potts: float = 3.0,
-        potts_ramp_fraction: float = 0.6,
-        repulsion: float = 50.0,
-        repulsion_moves: bool = False,
-        repulsion_ramp_fraction: float = 0.5,
-        alpha: float = 10.0,
-        agreement: float = 0.0,
-        view: Callable[[Tensor], Tensor] | None = None,
-        balance: float = 0.0,
-        confidence: float = 0.0,
-        spatial: float = 50.0,
-        dirichlet: float = 1.0,
-        estimator: str = "sample",
-        momentum: float = 0.5,
-        split: str | None = "auto",
-    ):
-        super().__init__(module, lr=lr, weight_decay=weight_decay, optimizer="AdamW")
-        view = view or module.likelihood.default_view
-        if agreement > 0 and view is None:
-            raise ValueError(
-                f"`agreement={agreement}` needs `view` with the likelihood {module.likelihood.name!r}: "
-                "a function that returns another view of a batch of cells. Only counts have a default."
-            )
-        check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
-        splits = module.likelihood.splits
-        check_choice("split", split, ("auto", *splits))
-        self.split = splits[0] if split == "auto" else split
-        self.mixture_lr, self.lr_drop, self.lr_drop_fraction = mixture_lr, lr_drop, lr_drop_fraction
-        self.lr_schedule = lr_schedule
-        self.warmup_fraction, self.kl_warmup_fraction = warmup_fraction, kl_warmup_fraction
-        self.final_kl_weight, self.smoothing, self.warmup_alpha = kl_weight, smoothing, warmup_alpha
-        self.potts, self.potts_ramp_fraction = potts, potts_ramp_fraction
-        self.repulsion, self.repulsion_ramp_fraction = repulsion, repulsion_ramp_fraction
-        self.repulsion_moves = repulsion_moves
-        self.alpha, self.agreement, self.view = alpha, agreement, view
-        self.balance, self.confidence, self.dirichlet = balance, confidence, dirichlet
-        self.estimator, self.momentum = estimator, momentum
+    def __init__(self, module: RMVEModule, *, data: TrainingData, **options: object):
+        chosen = TrainingOptions(**translated(options))
+        super().__init__(module, lr=chosen.lr, weight_decay=chosen.weight_decay, optimizer="AdamW")
+        self.options, likelihood = chosen, module.likelihood
+        chosen.check_likelihood(likelihood)
+        self.view = chosen.view or likelihood.default_view
+        self.split = likelihood.splits[0] if chosen.split == "auto" else chosen.split
         self.labelled = torch.as_tensor(data.labelled)
         self.any_labelled = bool(data.labelled.any())
-        self.spatial, self.positions = spatial, None
-        if spatial > 0 and data.positions is not None:
+        self.positions = None
+        if chosen.position_weight > 0 and data.positions is not None:
             self.positions = torch.as_tensor(data.positions, dtype=torch.float32)
             self.held_out = torch.as_tensor(data.held_out)
         start = torch.as_tensor(data.start, dtype=torch.float32)
-        smooth = torch.where(self.labelled, 0.0, smoothing)[:, None]
+        smooth = torch.where(self.labelled, 0.0, chosen.start_smoothing)[:, None]
         self.start = (1.0 - smooth) * start + smooth / start.shape[1]
-        self.graph = SparseRows.from_scipy(data.graph) if potts > 0 and data.graph is not None else None
+        with_graph = chosen.neighbor_weight > 0 and data.graph is not None
+        self.graph = SparseRows.from_scipy(data.graph) if with_graph else None
         #: Running average of ``q(y|x)``, which the Potts prior reads.
         self.assignment = self.start.clone()
+        repels = module.repulsion is not None and chosen.repulsion_weight > 0
         #: Latest part of the run, as a share, at which a strength is still rising.
-        self.settled = warmup_fraction + (1.0 - warmup_fraction) * max(
-            potts_ramp_fraction if self.graph is not None else 0.0,
-            repulsion_ramp_fraction if module.repulsion is not None and repulsion > 0 else 0.0,
+        self.settled = chosen.warmup_fraction + (1.0 - chosen.warmup_fraction) * max(
+            chosen.neighbor_ramp_fraction if with_graph else 0.0,
+            chosen.repulsion_ramp_fraction if repels else 0.0,
         )
         #: What was not finite in a step, in words.
         self.failure: str | None = None
@@ -212,18 +97,16 @@ class RMVETrainingPlan(TrainingPlan):
         device
             Where the tensors are wanted.
         """
-        progress, warmup = self.progress, self.warmup_fraction
+        options, progress, warmup = self.options, self.progress, self.options.warmup_fraction
         common = {
-            "kl_weight": self.final_kl_weight * ramp(progress, 0.0, warmup * self.kl_warmup_fraction),
-            "agreement": self.agreement,
-            "dirichlet": self.dirichlet,
-            "n_obs": self.n_obs_training or len(self.start),
+            "kl_weight": options.kl_weight * ramp(progress, 0.0, warmup * options.kl_warmup_fraction),
+            "view_weight": options.view_weight,
         }
         if self.positions is not None:
             common |= {
                 "positions": self.positions[rows].to(device),
                 "held_out": self.held_out[rows].to(device),
-                "spatial": self.spatial,
+                "position_weight": options.position_weight,
                 "min_signal": FIRST_SIGNAL if progress < warmup else MIN_SIGNAL,
             }
         labelled = self.labelled[rows]
@@ -233,25 +116,27 @@ class RMVETrainingPlan(TrainingPlan):
                 **common,
                 **given,
                 held=torch.ones(len(rows), dtype=torch.bool, device=device),
-                alpha=torch.where(labelled, self.alpha, self.warmup_alpha).to(device),
+                label_weight=torch.where(labelled, options.label_weight, options.start_weight).to(device),
             )
         joint = 1.0 - warmup
         common |= {
-            "repulsion": self.repulsion * ramp(progress, warmup, joint * self.repulsion_ramp_fraction),
-            "repulsion_moves": self.repulsion_moves,
-            "balance": self.balance,
-            "confidence": self.confidence,
+            "repulsion_weight": options.repulsion_weight
+            * ramp(progress, warmup, joint * options.repulsion_ramp_fraction),
+            "repulsion_moves": options.repulsion_moves,
+            "balance_weight": options.balance_weight,
+            "entropy_weight": options.entropy_weight,
         }
         if self.any_labelled:
             common |= given | {
                 "held": labelled.to(device),
-                "alpha": torch.full((len(rows),), self.alpha, device=device),
+                "label_weight": torch.full((len(rows),), options.label_weight, device=device),
             }
         if self.graph is not None:
             near = self.graph.take(torch.as_tensor(rows)).times(self.assignment)
             common |= {
                 "neighbor_mean": near.to(device),
-                "potts": self.potts * ramp(progress, warmup, joint * self.potts_ramp_fraction),
+                "neighbor_weight": options.neighbor_weight
+                * ramp(progress, warmup, joint * options.neighbor_ramp_fraction),
             }
         return Objective(**common)
 
@@ -260,7 +145,7 @@ class RMVETrainingPlan(TrainingPlan):
     def _forward(self, batch: dict[str, Tensor], objective: Objective):
         return self.module(
             batch,
-            inference_kwargs={"estimator": self.estimator, "objective": objective},
+            inference_kwargs={"estimator": self.options.estimator, "objective": objective},
             generative_kwargs={"with_distribution": False},
             loss_kwargs={"objective": objective},
         )
@@ -270,9 +155,9 @@ class RMVETrainingPlan(TrainingPlan):
         rows = batch.pop(INDEX_KEY).cpu().numpy()
         batch = split_batch(batch, self.split, self.module.log_dispersion)
         objective = self.objective(rows, self.device)
-        if objective.agreement > 0:
+        if objective.view_weight > 0:
             x = batch[REGISTRY_KEYS.X_KEY]
-            objective = _with_view(objective, self.view(x.dense() if isinstance(x, SparseRows) else x))
+            objective = replace(objective, view=self.view(x.dense() if isinstance(x, SparseRows) else x))
         inference, _, loss = self._forward(batch, objective)
         if not torch.isfinite(loss.loss):
             self.failure = not_finite(loss, rows)
@@ -280,7 +165,8 @@ class RMVETrainingPlan(TrainingPlan):
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
             rows, new = self._from_all_processes(torch.as_tensor(rows), new)
-            self.assignment[rows] = self.momentum * self.assignment[rows] + (1.0 - self.momentum) * new.cpu()
+            momentum = self.options.assignment_momentum
+            self.assignment[rows] = momentum * self.assignment[rows] + (1.0 - momentum) * new.cpu()
         self._add_up(loss)
         return loss.loss
 
@@ -372,7 +258,7 @@ class RMVETrainingPlan(TrainingPlan):
         trainable = [p for p in self.module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trainable if id(p) not in mixture], "lr": self.lr},
-            {"params": [p for p in trainable if id(p) in mixture], "lr": self.mixture_lr, "weight_decay": 0.0},
+            {"params": [p for p in trainable if id(p) in mixture], "lr": self.options.mixture_lr, "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         # one pass over all parameters, where there is such a kernel
@@ -381,13 +267,10 @@ class RMVETrainingPlan(TrainingPlan):
         total = self.trainer.estimated_stepping_batches
 
         def factor(step: int) -> float:
-            if self.lr_schedule == "one-cycle":
+            if self.options.lr_schedule == "one-cycle":
                 return one_cycle((step + 1) / total)
-            return self.lr_drop if step >= (1.0 - self.lr_drop_fraction) * total else 1.0
+            last = step >= (1.0 - self.options.lr_drop_fraction) * total
+            return self.options.lr_drop if last else 1.0
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _with_view(objective: Objective, view: Tensor) -> Objective:
-    return Objective(**{**objective.__dict__, "view": view})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from rmve.mixture import LOG_VAR_RANGE, GaussianMixture
+from rmve.module._mixture import LOG_VAR_RANGE, GaussianMixture
 
 K, D = 4, 3
 

@@ -17,9 +17,9 @@ from rmve import RMVE
 from rmve._keys import INDEX_KEY, TARGET_KEY
 from rmve.maths.regularization import halve_counts
 from rmve.module import RMVEModule
-from rmve.objective import Objective
-from rmve.schedules import ramp
+from rmve.module._objective import Objective
 from rmve.training import RMVETrainingPlan, TrainingData
+from rmve.training._schedules import ramp
 
 N, G, K = 10, 6, 3
 ROWS = np.array([0, 3, 4, 9])
@@ -29,14 +29,14 @@ SETTINGS = {
     "warmup_fraction": 0.4,
     "kl_warmup_fraction": 0.5,
     "kl_weight": 0.8,
-    "warmup_alpha": 2.0,
-    "smoothing": 0.3,
-    "potts": 6.0,
-    "potts_ramp_fraction": 0.5,
-    "repulsion": 20.0,
+    "start_weight": 2.0,
+    "start_smoothing": 0.3,
+    "neighbor_weight": 6.0,
+    "neighbor_ramp_fraction": 0.5,
+    "repulsion_weight": 20.0,
     "repulsion_ramp_fraction": 0.25,
-    "alpha": 7.0,
-    "momentum": 0.75,
+    "label_weight": 7.0,
+    "assignment_momentum": 0.75,
 }
 
 
@@ -95,8 +95,8 @@ def test_first_phase_holds_all_cells(make_plan, at, progress):
     assert objective.held.all()
     one_hot = torch.eye(K)[ROWS % K]
     torch.testing.assert_close(objective.target, 0.7 * one_hot + 0.1)
-    assert (objective.alpha == 2.0).all()
-    assert objective.repulsion == 0
+    assert (objective.label_weight == 2.0).all()
+    assert objective.repulsion_weight == 0
     assert objective.neighbor_mean is None
 
 
@@ -121,8 +121,8 @@ def test_repulsion_and_potts_rise(make_plan, at):
     for progress, repulsion, potts in ((0.4, 0.0, 0.0), (0.475, 10.0, 1.5), (0.55, 20.0, 3.0), (0.7, 20.0, 6.0)):
         at(progress)
         objective = plan.objective(ROWS, CPU)
-        assert objective.repulsion == pytest.approx(repulsion)
-        assert objective.potts == pytest.approx(potts)
+        assert objective.repulsion_weight == pytest.approx(repulsion)
+        assert objective.neighbor_weight == pytest.approx(potts)
 
 
 def test_labelled_cells_stay_held(make_plan, at):
@@ -133,7 +133,7 @@ def test_labelled_cells_stay_held(make_plan, at):
         at(progress)
         objective = plan.objective(ROWS, CPU)
         torch.testing.assert_close(objective.target[[0, 2]], label[[0, 2]])
-        assert (objective.alpha[[0, 2]] == 7.0).all()
+        assert (objective.label_weight[[0, 2]] == 7.0).all()
         assert objective.held[[0, 2]].all()
         assert objective.held[[1, 3]].all() == (progress < 0.4)
 
@@ -148,7 +148,7 @@ def test_neighbor_mean(make_plan, at):
     torch.testing.assert_close(near, expected)
 
 
-@pytest.mark.parametrize("options", [{"potts": 0.0}, {"with_graph": False}])
+@pytest.mark.parametrize("options", [{"neighbor_weight": 0.0}, {"with_graph": False}])
 def test_without_neighbors(make_plan, at, options):
     """Without graph or strength there is no neighbourhood prior."""
     at(0.9)
@@ -242,10 +242,14 @@ def step(at):
 def test_information_terms(make_plan, at, progress):
     """Views agree from the first step; balance and confidence begin with the joint phase."""
     at(progress)
-    plan = make_plan(agreement=3.0, balance=2.0, confidence=0.5)
+    plan = make_plan(view_weight=3.0, balance_weight=2.0, entropy_weight=0.5)
     objective = plan.objective(ROWS, CPU)
     joint = progress > 0.4
-    assert (objective.agreement, objective.balance, objective.confidence) == (3.0, 2.0 * joint, 0.5 * joint)
+    assert (objective.view_weight, objective.balance_weight, objective.entropy_weight) == (
+        3.0,
+        2.0 * joint,
+        0.5 * joint,
+    )
 
 
 def test_running_assignments(make_plan, step):
@@ -331,7 +335,7 @@ def test_agreement_by_default_thins_counts(make_plan, step):
     assert (thinned <= x).all()
     assert (thinned.sum(-1) > 0).all()
     assert thinned[1::2, 0].mean() == pytest.approx(50, abs=5)
-    assert torch.isfinite(step(make_plan(agreement=1.0)))
+    assert torch.isfinite(step(make_plan(view_weight=1.0)))
 
 
 def test_agreement_with_a_given_view(make_plan, step):
@@ -342,7 +346,7 @@ def test_agreement_with_a_given_view(make_plan, step):
         seen.append(x)
         return x.flip(-1)
 
-    plan = make_plan(likelihood="normal", agreement=1.0, view=view)
+    plan = make_plan(likelihood="normal", view_weight=1.0, view=view)
     assert torch.isfinite(step(plan))
     assert seen[0].shape == (len(ROWS), G)
 
@@ -350,8 +354,8 @@ def test_agreement_with_a_given_view(make_plan, step):
 @pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
 def test_agreement_needs_a_view(make_plan, likelihood):
     """Other data than counts have no view by default: the error names the option."""
-    with pytest.raises(ValueError, match="`agreement=1.0` needs `view`"):
-        make_plan(likelihood=likelihood, agreement=1.0)
+    with pytest.raises(ValueError, match="`view_weight=1.0` needs `view`"):
+        make_plan(likelihood=likelihood, view_weight=1.0)
 
 
 def test_unknown_option(cells, unchanged):
@@ -399,8 +403,8 @@ def test_options_reach_the_plan(cells, monkeypatch):
     RMVE.setup_anndata(cells)
     model = RMVE(cells, n_components=3, estimator="gumbel")
     with pytest.raises(InterruptedError):
-        model.train(max_epochs=1, plan_kwargs={"potts": 3.0, "repulsion": 2.0})
-    assert (seen["potts"], seen["repulsion"], seen["estimator"]) == (3.0, 2.0, "gumbel")
+        model.train(max_epochs=1, plan_kwargs={"neighbor_weight": 3.0, "repulsion_weight": 2.0})
+    assert (seen["neighbor_weight"], seen["repulsion_weight"], seen["estimator"]) == (3.0, 2.0, "gumbel")
     data = seen["data"]
     assert data.start.shape == (cells.n_obs, model.module.n_components)
     np.testing.assert_allclose(data.start.sum(1), 1.0)
@@ -458,12 +462,12 @@ def test_given_start_of_a_trained_model(cells, fit):
 def test_no_graph_without_potts(cells, plan_options, monkeypatch):
     """Without the Potts prior training gets no graph, and with a given start no neighbours are looked for."""
     RMVE.setup_anndata(cells)
-    assert plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0})["data"].graph is None
+    assert plan_options(RMVE(cells, n_components=3), plan_kwargs={"neighbor_weight": 0.0})["data"].graph is None
     monkeypatch.setattr(
         "rmve.clusters.initialization.nearest_neighbors", lambda *args: pytest.fail("Neighbours were computed.")
     )
     start = np.arange(cells.n_obs) % 3
-    data = plan_options(RMVE(cells, n_components=3), plan_kwargs={"potts": 0.0}, start=start)["data"]
+    data = plan_options(RMVE(cells, n_components=3), plan_kwargs={"neighbor_weight": 0.0}, start=start)["data"]
     assert data.graph is None
     np.testing.assert_array_equal(data.start.argmax(1), start)
 
@@ -479,7 +483,7 @@ def test_a_given_start_says_how_many_components(cells, plan_options):
 def test_objective_is_the_plain_bound_by_default():
     """An objective without arguments changes nothing of the bound."""
     plain = Objective()
-    assert (plain.kl_weight, plain.repulsion, plain.agreement, plain.balance, plain.dirichlet) == (1, 0, 0, 0, 1)
+    assert (plain.kl_weight, plain.repulsion_weight, plain.view_weight, plain.balance_weight) == (1, 0, 0, 0)
     assert plain.held is None
     assert plain.neighbor_mean is None
 

@@ -10,7 +10,7 @@ from scvi import REGISTRY_KEYS
 from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.estimators import nodes_over_y
 from rmve.maths.sparse_rows import SparseRows
-from rmve.objective import Objective, given
+from rmve.module._objective import Objective, given
 
 # those of `make_module` and `make_batch`
 B, G, K, D = 12, 9, 3, 2
@@ -99,9 +99,9 @@ def test_training_step_is_the_plain_one(make_module, make_batch, likelihood, pos
     """With sparse counts, one draw and an objective, loss and gradients are those of the plain forward pass."""
     module, tensors = make_module(likelihood, posterior=posterior), make_batch(likelihood)
     target = torch.softmax(torch.randn(B, K, dtype=torch.float64), -1)
-    options = {"neighbor_mean": target, "potts": 2.0, "repulsion": 3.0, "repulsion_moves": True}
+    options = {"neighbor_mean": target, "neighbor_weight": 2.0, "repulsion_weight": 3.0, "repulsion_moves": True}
     if phase == "held":
-        options = {"target": target, "held": torch.ones(B, dtype=torch.bool), "alpha": torch.full((B,), 2.0)}
+        options = {"target": target, "held": torch.ones(B, dtype=torch.bool), "label_weight": torch.full((B,), 2.0)}
     objective = Objective(kl_weight=0.7, **options)
     sparse = {**tensors, X: SparseRows.from_dense(tensors[X])}
 
