@@ -15,7 +15,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import rmve
 from rmve import RMVE
-from rmve.dataloading import BatchesOfRuns, EvenBatches
+from rmve.data.loading import BatchesOfRuns, EvenBatches
 
 #: Run twice by Lightning, once for each process; each writes what it ended with.
 SCRIPT = """

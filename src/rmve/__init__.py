@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rmve import body, datasets, levels, maths, pl, stability
     from rmve.clusters.stability import Stability
-    from rmve.domains import pool_neighbors
     from rmve.model import RMVE
     from rmve.model._cut import cut_levels
-    from rmve.spatial import SpatialMap
+    from rmve.spatial import SpatialMap, pool_neighbors
 
 __all__ = [
     "RMVE",
@@ -37,7 +36,7 @@ _HOMES = {
     "SpatialMap": "rmve.spatial",
     "Stability": "rmve.clusters.stability",
     "cut_levels": "rmve.model._cut",
-    "pool_neighbors": "rmve.domains",
+    "pool_neighbors": "rmve.spatial",
 }
 
 

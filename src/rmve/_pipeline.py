@@ -17,7 +17,6 @@ from rich.text import Text
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
-from rmve import _cells_file
 from rmve._command import Training, check_output, fit
 from rmve._extras import (
     Extras,
@@ -32,6 +31,7 @@ from rmve._extras import (
 from rmve._files import replacing
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._validation import check_key_added, foreign_names
+from rmve.data import h5ad
 from rmve.model._fit import TrainingStopped
 from rmve.report import make_report
 from rmve.training._callbacks import list_epochs, silence
@@ -52,7 +52,7 @@ def run_demo(output_dir: Path, max_epochs: int | None, seed: int) -> None:
         adata = rmve.datasets.pbmc68k_reduced()
         fit(adata, {"layer": "counts"}, Training(max_epochs=max_epochs, seed=seed), DEFAULT_KEY, quiet=False)
         with replacing(data) as temporary:
-            _cells_file.write(temporary, adata)
+            h5ad.write(temporary, adata)
         with replacing(figure) as temporary:
             _draw(adata, temporary)
         truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
@@ -87,13 +87,13 @@ def from_file_to_file(
         for path in filter(None, (output, report, *extras.files())):
             check_output(path, force)
         start = time.perf_counter()
-        adata = _cells_file.read(source)
+        adata = h5ad.read(source)
         from_raw = setup["layer"] == RAW and RAW not in adata.layers
         if from_raw:
-            _cells_file.take_raw_counts(adata, RAW)
+            h5ad.take_raw_counts(adata, RAW)
         _make_room(adata, setup, key_added, force, with_map=kind is not None)
         make_room_for_extras(adata, extras, key_added, force)
-        _cells_file.check_writable(adata)
+        h5ad.check_writable(adata)
         cells = adata
         if training.n_top_genes is not None:
             cells = choose_genes(adata, training.n_top_genes, setup["layer"], setup["batch_key"], training.likelihood)
@@ -120,7 +120,7 @@ def from_file_to_file(
         if kind is not None:
             rows |= _place_summary(model.spatial_map_)
         with replacing(output) as temporary:
-            _cells_file.write(temporary, adata)
+            h5ad.write(temporary, adata)
         written = [output]
         if extras.csv is not None:
             write_clusters(extras.csv, adata, key_added)

@@ -153,7 +153,7 @@ def test_cluster_leaves_nothing_behind_when_writing_fails(run, source, tmp_path,
         path.write_bytes(b"half")
         raise OSError("No space left.")
 
-    monkeypatch.setattr(rmve._cells_file, "write", fail)
+    monkeypatch.setattr("rmve.data.h5ad.write", fail)
     assert "No space left." in one_line_error(run("cluster", source, "-o", "out.h5ad", "--quiet", *QUICK))
     assert list(tmp_path.iterdir()) == []
 

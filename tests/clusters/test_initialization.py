@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from rmve import backed
 from rmve.clusters import initialization as init
+from rmve.data import on_disk
 from rmve.likelihoods import get_likelihood
 
 
@@ -43,7 +43,7 @@ def matrix(request, counts, tmp_path):
 @pytest.mark.parametrize("size", [7, 100, 4096])
 def test_row_chunks(matrix, counts, size):
     """Blocks are dense float32, at most so large, and put together the whole matrix."""
-    blocks = list(backed.row_chunks(matrix, size=size))
+    blocks = list(on_disk.row_chunks(matrix, size=size))
     assert all(type(block) is np.ndarray and block.dtype == np.float32 and len(block) <= size for block in blocks)
     np.testing.assert_array_equal(np.concatenate(blocks), counts)
 
@@ -51,27 +51,27 @@ def test_row_chunks(matrix, counts, size):
 def test_row_chunks_of_some_rows(matrix, counts):
     """Only the rows asked for are read."""
     rows = np.array([2, 5, 50, 99])
-    np.testing.assert_array_equal(np.concatenate(list(backed.row_chunks(matrix, rows, size=3))), counts[rows])
+    np.testing.assert_array_equal(np.concatenate(list(on_disk.row_chunks(matrix, rows, size=3))), counts[rows])
 
 
 def test_row_sums(matrix, counts):
     """Totals of the rows as a flat array."""
-    sums = backed.row_sums(matrix)
+    sums = on_disk.row_sums(matrix)
     assert sums.shape == (100,)
     np.testing.assert_allclose(sums, counts.sum(1))
 
 
 def test_share_of_zeros(matrix, counts):
     """Of the first cells, however the matrix is stored."""
-    assert backed.share_of_zeros(matrix) == pytest.approx((counts == 0).mean())
-    assert backed.share_of_zeros(matrix, max_cells=7) == pytest.approx((counts[:7] == 0).mean())
+    assert on_disk.share_of_zeros(matrix) == pytest.approx((counts == 0).mean())
+    assert on_disk.share_of_zeros(matrix, max_cells=7) == pytest.approx((counts[:7] == 0).mean())
 
 
 def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
     """Statistics do not depend on how the matrix is stored, nor on the blocks it is read in."""
     whole = init.input_statistics(counts, get_likelihood("nb"))
     monkeypatch.setattr(init, "CHUNK", 17)
-    monkeypatch.setattr(backed.row_chunks, "__defaults__", (None, 17))
+    monkeypatch.setattr(on_disk.row_chunks, "__defaults__", (None, 17))
     chunked = init.input_statistics(matrix, get_likelihood("nb"))
     for name in ("mean", "sd", "target_sum", "size_factor_scale", "output_bias"):
         np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
@@ -140,7 +140,7 @@ def test_chunked_principal_components(matrix, counts, monkeypatch):
     """Reading in blocks, from any storage, gives the components of the whole."""
     whole = init.principal_components(center, counts, 5, seed=0)
     monkeypatch.setattr(init, "CHUNK", 17)
-    monkeypatch.setattr(backed.row_chunks, "__defaults__", (None, 17))
+    monkeypatch.setattr(on_disk.row_chunks, "__defaults__", (None, 17))
     np.testing.assert_allclose(init.principal_components(center, matrix, 5, seed=0), whole, atol=1e-3)
 
 

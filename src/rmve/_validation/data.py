@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
 from rmve._validation.arguments import shorten
-from rmve.backed import check_matrix, stored_chunks
+from rmve.data.on_disk import check_matrix, stored_chunks
 from rmve.likelihoods import get_likelihood
 
 #: Packages whose matrices stay on disk and are read by rows.

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rmve._validation.arguments import shorten
-from rmve.backed import check_matrix
+from rmve.data.on_disk import check_matrix
 
 #: Ratio of the spread of two batches' positions from which on their units seem to differ.
 MIXED_UNITS = 10.0

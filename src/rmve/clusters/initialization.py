@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.backed import CHUNK, row_chunks, row_sums
+from rmve.data.on_disk import CHUNK, row_chunks, row_sums
 from rmve.likelihoods import Likelihood
 
 #: Cells that principal components and k-means are fitted to; more are projected and assigned.

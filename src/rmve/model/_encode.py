@@ -11,7 +11,7 @@ from scvi.data import AnnDataManager
 from torch import Tensor
 from torch.utils.data import default_convert
 
-from rmve.dataloading import IndexedDataset
+from rmve.data.loading import IndexedDataset
 from rmve.module import RMVEModule
 
 #: Default number of cells that are encoded at once.

@@ -15,7 +15,7 @@ from scvi.model.base import DifferentialComputation, RNASeqMixin
 
 from rmve import _validation as check
 from rmve._compat import compare_groups
-from rmve.backed import row_chunks
+from rmve.data.on_disk import row_chunks
 
 #: Where scvi-tools leaves the table of :meth:`rmve.RMVE.differential_abundance`, and a column of groups.
 ABUNDANCE_KEY, GROUPS_KEY = "da_log_probs", "_scvi_temp_de"

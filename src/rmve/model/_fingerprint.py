@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 
 from rmve import _validation as check
-from rmve.backed import stored_chunks
+from rmve.data.on_disk import stored_chunks
 from rmve.maths.sparse_rows import SparseRows
 
 

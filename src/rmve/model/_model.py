@@ -22,7 +22,6 @@ from rmve import spatial
 from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._serialization import JSON_FILE
-from rmve.backed import read_rows, share_of_zeros
 from rmve.clusters._clusters import Clusters
 from rmve.clusters._names import renamed
 from rmve.clusters.initialization import sample_rows
@@ -30,7 +29,8 @@ from rmve.clusters.levels import MergeTree
 from rmve.clusters.stability import Run as StabilityRun
 from rmve.clusters.stability import Stability, compare_runs
 from rmve.clusters.subclusters import divide
-from rmve.dataloading import IndexedDataSplitter
+from rmve.data.loading import IndexedDataSplitter
+from rmve.data.on_disk import read_rows, share_of_zeros
 from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
 from rmve.likelihoods import get_likelihood
 from rmve.markers import marker_table

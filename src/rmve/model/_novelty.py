@@ -9,9 +9,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from rmve import _validation as check
-from rmve.backed import read_rows
 from rmve.clusters.initialization import log_normalize
 from rmve.clusters.levels import MergeTree
+from rmve.data.on_disk import read_rows
 from rmve.model._encode import Posterior
 from rmve.novelty import UNKNOWN, KnownCells, novelty_in_blocks
 

@@ -10,7 +10,7 @@ from scvi.dataloaders import DataSplitter
 
 from rmve import RMVE
 from rmve._keys import INDEX_KEY
-from rmve.dataloading import EvenBatches, IndexedDataset, IndexedDataSplitter
+from rmve.data.loading import EvenBatches, IndexedDataset, IndexedDataSplitter
 from rmve.maths.sparse_rows import SparseRows
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from rmve import _cells_file
+from rmve.data import h5ad
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def path(cells, tmp_path):
 
 def test_a_file_comes_back(path, contents, assert_same):
     """Read, checked and written, it is the same."""
-    adata = _cells_file.read(path)
-    _cells_file.check_writable(adata)
-    _cells_file.write(path.with_name("out.h5ad"), adata)
+    adata = h5ad.read(path)
+    h5ad.check_writable(adata)
+    h5ad.write(path.with_name("out.h5ad"), adata)
     assert_same(contents(adata), contents(ad.read_h5ad(path.with_name("out.h5ad"))))
     assert_same(contents(ad.read_h5ad(path)), contents(ad.read_h5ad(path.with_name("out.h5ad"))))
 
@@ -69,9 +69,9 @@ def test_what_cannot_be_written_is_named(path, change, named):
     """Before anything is computed."""
     with h5py.File(path, "r+") as file:
         change(file)
-    adata = _cells_file.read(path)
+    adata = h5ad.read(path)
     with pytest.raises(ValueError, match=named):
-        _cells_file.check_writable(adata)
+        h5ad.check_writable(adata)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), [{"a": 1}, {3}]])
@@ -79,16 +79,16 @@ def test_values_that_no_file_holds(cells, value):
     """Whatever stands in `uns` and cannot be written is refused by name."""
     cells.uns["x"] = value
     with pytest.raises(ValueError, match=r"`uns\['x'\]`"):
-        _cells_file.check_writable(cells)
+        h5ad.check_writable(cells)
 
 
 def test_text_of_newer_pandas(cells, tmp_path):
     """Names and columns that are nullable text are written as they were read."""
     cells.obs_names = pd.Index(cells.obs_names.to_numpy(), dtype="string")
     cells.obs["note"] = pd.array(["x"] * cells.n_obs, dtype="string")
-    _cells_file.check_writable(cells)
-    _cells_file.write(tmp_path / "out.h5ad", cells)
-    assert _cells_file.read(tmp_path / "out.h5ad").obs_names[0] == "cell 0"
+    h5ad.check_writable(cells)
+    h5ad.write(tmp_path / "out.h5ad", cells)
+    assert h5ad.read(tmp_path / "out.h5ad").obs_names[0] == "cell 0"
 
 
 def external_link(file, other):
@@ -134,7 +134,7 @@ def test_files_that_lead_elsewhere_or_nowhere(path, tmp_path, change):
     with h5py.File(path, "r+") as file:
         change(file, other)
     with pytest.raises(ValueError, match="uns/x"):
-        _cells_file.read(path)
+        h5ad.read(path)
 
 
 def test_a_declared_size_without_content(path):
@@ -143,4 +143,4 @@ def test_a_declared_size_without_content(path):
         data = file["uns"].create_dataset("x", (10**13,), "f8", chunks=(1000,))
         data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     with pytest.raises(OSError, match="memory"):
-        _cells_file.read(path)
+        h5ad.read(path)

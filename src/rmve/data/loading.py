@@ -12,9 +12,9 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rmve import backed
 from rmve._keys import INDEX_KEY
-from rmve.backed import batches_in_memory, is_on_disk, read_rows, shuffled_runs
+from rmve.data import on_disk
+from rmve.data.on_disk import batches_in_memory, is_on_disk, read_rows, shuffled_runs
 from rmve.maths.sparse_rows import SparseRows
 
 
@@ -119,7 +119,7 @@ class BatchesOfRuns(EvenBatches):
     """
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if len(self.indices) <= backed.CELLS_IN_MEMORY:  # one read, and the order of data in memory
+        if len(self.indices) <= on_disk.CELLS_IN_MEMORY:  # one read, and the order of data in memory
             yield from ((batch, self.indices) for batch in super().__iter__())
             return
         rng, order = None, self.indices

@@ -13,9 +13,9 @@ from scipy.spatial.distance import pdist
 
 import rmve
 from rmve import RMVE, SpatialMap
-from rmve._affine import held_out_slope
 from rmve._validation import check_n_positions
 from rmve.spatial import SCHEMES, cross_validate, folds, quality
+from rmve.spatial._affine import held_out_slope
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import scipy.sparse as sp
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from rmve import RMVE, backed
+from rmve import RMVE
 from rmve._keys import INDEX_KEY
-from rmve.dataloading import BatchesOfRuns, IndexedDataset, IndexedDataSplitter
+from rmve.data import on_disk as storage
+from rmve.data.loading import BatchesOfRuns, IndexedDataset, IndexedDataSplitter
 
 
 def dense(x) -> np.ndarray:
@@ -44,19 +45,19 @@ def on_disk(request, cells, tmp_path) -> ad.AnnData:
 
 def test_read_rows(cells, on_disk):
     """Rows come as they are, one by one, in runs, with small and large gaps."""
-    assert backed.is_on_disk(on_disk.X)
-    assert not backed.is_on_disk(cells.X)
+    assert storage.is_on_disk(on_disk.X)
+    assert not storage.is_on_disk(cells.X)
     for rows in ([3], [0, 1, 2], [0, 5, 6, 90, 91, 239], np.arange(240)):
         rows = np.array(rows)
-        np.testing.assert_array_equal(dense(backed.read_rows(on_disk.X, rows)), dense(cells.X)[rows])
-        np.testing.assert_array_equal(dense(backed.read_rows(cells.X, rows)), dense(cells.X)[rows])
+        np.testing.assert_array_equal(dense(storage.read_rows(on_disk.X, rows)), dense(cells.X)[rows])
+        np.testing.assert_array_equal(dense(storage.read_rows(cells.X, rows)), dense(cells.X)[rows])
 
 
 def test_shuffled_runs(monkeypatch):
     """Every index comes once, runs stay together, and their order is random."""
-    monkeypatch.setattr(backed, "RUN_LENGTH", 10)
+    monkeypatch.setattr(storage, "RUN_LENGTH", 10)
     indices = np.arange(0, 206, 2)
-    order = backed.shuffled_runs(indices, np.random.default_rng(0))
+    order = storage.shuffled_runs(indices, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(order), indices)
     assert (np.diff(order) == 2).mean() > 0.85
     assert (order != indices).any()
@@ -65,8 +66,8 @@ def test_shuffled_runs(monkeypatch):
 @pytest.fixture
 def small_memory(monkeypatch):
     """Few cells in memory, so that a pass takes many reads."""
-    monkeypatch.setattr(backed, "RUN_LENGTH", 8)
-    monkeypatch.setattr(backed, "CELLS_IN_MEMORY", 64)
+    monkeypatch.setattr(storage, "RUN_LENGTH", 8)
+    monkeypatch.setattr(storage, "CELLS_IN_MEMORY", 64)
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def reads(monkeypatch) -> list[int]:
 
     def read_rows(x, rows):
         seen.append(len(rows))
-        return backed.read_rows(x, rows)
+        return storage.read_rows(x, rows)
 
-    monkeypatch.setattr("rmve.dataloading.read_rows", read_rows)
+    monkeypatch.setattr("rmve.data.loading.read_rows", read_rows)
     return seen
 
 
@@ -139,7 +140,7 @@ def test_run_from_disk(cells, on_disk):
     np.testing.assert_allclose(mean_on_disk, mean, rtol=1e-5)
     assert adjusted_rand_score(expected.idxmax(axis=1), found.idxmax(axis=1)) > 0.95
     assert adjusted_rand_score(cells.obs["cell_type"], annotated.obs["rmve"]) > 0.95
-    assert backed.is_on_disk(annotated.X)
+    assert storage.is_on_disk(annotated.X)
     assert annotated.obsm["X_rmve"].shape == (240, 10)
 
 

@@ -11,8 +11,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
-from rmve._affine import PRIOR_CELLS, Affine, held_out_slope
 from rmve._validation import check_choice, check_positive_int
+from rmve.spatial._affine import PRIOR_CELLS, Affine, held_out_slope
 
 KINDS = ("linear", "by_cluster")
 SCHEMES = ("folds", "blocks", "groups")

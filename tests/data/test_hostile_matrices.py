@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import rmve
 from rmve import RMVE
 from rmve.cli import app
+from rmve.data.on_disk import read_rows
 
 #: Array, place and value of one changed number.
 CHANGES = [("indices", 7, 10**9), ("indices", 7, -1), ("indices", 7, 240), ("indptr", 5, 10**8), ("indptr", -1, 10**8)]
@@ -134,7 +135,7 @@ def test_blocks_from_disk(cells, tmp_path):
     cells.write_h5ad(path)
     with h5py.File(path, "r+") as file:
         x = ad.io.sparse_dataset(file["X"])
-        assert rmve.backed.read_rows(x, np.arange(9)).shape == (9, 60)
+        assert read_rows(x, np.arange(9)).shape == (9, 60)
         file["X/indices"][0] = 10**9
         with REFUSED:
-            rmve.backed.read_rows(x, np.arange(9))
+            read_rows(x, np.arange(9))

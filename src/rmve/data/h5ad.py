@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata.io import write_elem
 
-from rmve.backed import check_matrix
+from rmve.data.on_disk import check_matrix
 
 #: Most groups within groups that a file may have.
 MAX_DEPTH = 100
