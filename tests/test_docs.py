@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -27,32 +26,6 @@ def test_pages_cite_tests():
 def test_cited_test_exists(file, name):
     """A test that a page names is there."""
     assert re.search(rf"^def {name}\(", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
-
-
-def imported_modules(source: str) -> set[str]:
-    """Modules and folders of the package that a file imports when it is imported, by their first name."""
-    names = set()
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ImportFrom) and node.module == "rmve":
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rmve."):
-            names.add(node.module.split(".")[1])
-    return names
-
-
-def test_imports_run_down_the_list():
-    """Contributors are told of each public module, and none imports one that stands above it."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    order = re.findall(r"^    (\w+)(?:\.py|/) ", text, flags=re.MULTILINE)
-    package = ROOT / "src" / "rmve"
-    paths = {path.stem: path for path in package.glob("*") if re.fullmatch(r"[a-z]\w*(\.py)?", path.name)}
-    assert sorted(order) == sorted(paths)
-    upwards = []
-    for place, name in enumerate(order):
-        files = [paths[name]] if paths[name].is_file() else paths[name].glob("*.py")
-        imported = set().union(*(imported_modules(file.read_text(encoding="utf-8")) for file in files))
-        upwards += [f"{name} imports {above}" for above in order[:place] if above in imported]
-    assert not upwards
 
 
 def code_of(page: Path) -> list[str]:
