@@ -1,11 +1,11 @@
-"""Batches: do cells of one type come together, and stay apart from others, when batches are told to the method?
+"""Batches: do cells of one type come together, and stay apart from others, when the method is given the batches?
 
     python benchmarks/batches.py --data kang,scmix,starmap --methods rmve,scvi,harmony,pca --seeds 0,1,2
     python benchmarks/batches.py --data kang --methods "rmve (encoder told)" --seeds 0,1,2
 
 Biology is scored on clusters (ARI, NMI) and on the embedding (cell-type silhouette, cLISI); mixing on the embedding
 (iLISI, kBET within types, batch silhouette). All but ARI and NMI of clusters come from scib-metrics and are scaled so
-that 1 is best. ``pca`` is told nothing of the batches.
+that 1 is best. ``pca`` does not use the batches.
 """
 
 from __future__ import annotations

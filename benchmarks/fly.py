@@ -9,7 +9,7 @@ its expression in the cells matched with each place, and is compared with the at
 RMVE reads counts, so the atlas is read as counts, too: Poisson draws around the intensities, with each gene's mean and
 each cell's depth as in the sequenced cells. Both are clustered and embedded together, with the positions of the atlas. A
 place and a cell match by a Gaussian kernel, on mapped positions (``map``) or in the latent space (``latent``), whose width
-is the one that fits the genes that are not left out. novoSpaRc (Nitzan et al., Nature 2019) is told the same genes of the
+is the one that fits the genes that are not left out. novoSpaRc (Nitzan et al., Nature 2019) gets the same genes of the
 atlas.
 """
 

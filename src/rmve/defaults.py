@@ -12,7 +12,7 @@ FROM_LABELS = {"repulsion_weight": 0.0, "warmup_fraction": 0.5, "start_weight": 
 #: Training of a model that learns positions, too.
 WITH_POSITIONS = {"lr": 2e-3, "lr_schedule": "one-cycle"}
 #: Least number of steps of a run without and with positions, and the most epochs that this may take. More steps tell
-#: smaller clusters apart; a network that sees a cell hundreds of times learns it by heart.
+#: smaller clusters apart; a network that sees a cell hundreds of times overfits.
 MIN_STEPS, MAX_EPOCHS = 2000, 100
 MIN_STEPS_WITH_POSITIONS, MAX_EPOCHS_WITH_POSITIONS = 1500, 400
 #: Sizes of mini-batches, and the number of steps from which on a run takes the next one.

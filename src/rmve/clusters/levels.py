@@ -1,8 +1,9 @@
 """Levels of a clustering: from the mixture's components down to one cluster, nested.
 
 Two clusters are one if some hundred molecules of a cell cannot tell them apart. Two disjoint samples of a cell's molecules
-are assigned each on its own: their joint distribution says how often one cell falls into two different clusters. A union of components is a mixture again, so rows and columns of the joint distribution add up, and
-the whole tree follows from one ``(K, K)`` matrix.
+are assigned separately: their joint distribution says how often one cell falls into two different clusters. A union of
+components is a mixture again, so rows and columns of the joint distribution add up, and the whole tree follows from one
+``(K, K)`` matrix.
 """
 
 from __future__ import annotations
@@ -181,8 +182,9 @@ def merge_tree(
 ) -> MergeTree:
     """Merge clusters one pair at a time: the most confused first, then those of the least distance (Ward).
 
-    Clusters of fewer than :data:`MIN_CELLS` cells join the nearest first. While two clusters are one population (``confusion >= min_confusion``), size must not matter: the most confused pair
-    is merged. Those that are left are different, and a coarser level is one that loses little: Ward's criterion.
+    Clusters of fewer than :data:`MIN_CELLS` cells join the nearest first. While two clusters are one population
+    (``confusion >= min_confusion``), size must not matter: the most confused pair is merged. Those that are left are
+    different, and a coarser level is one that loses little: Ward's criterion.
 
     Parameters
     ----------

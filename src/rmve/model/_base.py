@@ -99,7 +99,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         size_factor_key
             Column of ``adata.obs`` with size factors, used in place of total counts.
         categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``adata.obs`` that the decoder is told, beside the batch.
+            Columns of ``adata.obs`` that the decoder reads beside the batch.
         spatial_key
             Key of ``adata.obsm`` with 1 to 3 physical coordinates; rows of NaN mean "position unknown".
         neighbors_key

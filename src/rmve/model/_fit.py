@@ -33,8 +33,8 @@ from rmve.training._callbacks import (
 
 #: Warning before the training of a query that can move no cell.
 FIXED_EMBEDDING = (
-    "Training this query changes neither embedding nor clusters: its encoder is the reference's and is not "
-    "told of batches. It adapts the decoder, so expression and likelihood. Make the reference with "
+    "Training this query changes neither embedding nor clusters: its encoder is the reference's and does "
+    "not read batches. It adapts the decoder, so expression and likelihood. Make the reference with "
     "`encode_covariates=True`, or give `unfrozen=True` to `load_query_data`, to adapt the embedding, too."
 )
 

@@ -31,8 +31,8 @@ MAX_SUPPORT_CELLS = 5_000
 def find_levels(module: RMVEModule, manager: AnnDataManager, posterior: Posterior, n_known: int) -> MergeTree:
     """Tree of the components on the training data, from their posterior.
 
-    The two halves of a cell's molecules are assigned on their own. Data without molecules have two opinions of a
-    cell instead: ``q(y|x)`` and ``p(y|z)``.
+    The two halves of a cell's molecules are assigned separately. Data without molecules have two assignments of
+    a cell instead: ``q(y|x)`` and ``p(y|z)``.
 
     Parameters
     ----------

@@ -93,7 +93,7 @@ class RMVE(RMVEBase):
     repulsion
         ``"hsic"`` (expected overlap), ``"pairwise"``, ``"dpp"``, ``"wasserstein"``, ``"means"`` or ``None``.
     encode_covariates
-        Whether the encoder, too, is told batch and covariates.
+        Whether the encoder reads batch and covariates, too.
     input_dropout
         Dropout of the encoder's input; ``None``: see :func:`rmve.defaults.default_input_dropout`.
 

@@ -22,7 +22,7 @@ LISTS_OF_COLUMNS = ("categorical_covariate_keys", "continuous_covariate_keys")
 class Snapshot:
     """Checksums of all that was registered of an AnnData, by where it is (``"adata.obs['batch']"``).
 
-    Matrices on disk count by their shape and type: nobody writes to a file that is open for reading.
+    Matrices on disk count by their shape and type: a file that is open for reading is not written to.
     """
 
     parts: dict[str, object]

@@ -1,4 +1,4 @@
-"""What is trained: the negative evidence lower bound with its priors, and what a mini-batch is told of them."""
+"""The loss: the negative evidence lower bound with its priors, and their weights for a mini-batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Objective:
     """What one mini-batch is trained on; the defaults give the plain evidence lower bound.
 
     All weights are in nats per cell. ``target`` and ``held`` make a cell's assignment *given*: in the first
-    phase of training all cells are held to the starting partition, and labelled cells are held to their
-    label throughout.
+    phase of training that of all cells is given by the starting partition, and that of labelled cells by their label
+    throughout.
     """
 
     #: Weight of the divergence of ``q(z|x,y)`` from ``p(z|y)``.

@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from rmve._files import locked, remove_folder
 from rmve._serialization import JSON_FILE, write_tensors
 
-#: Loggers that speak of devices, tips and data loaders.
+#: Loggers of notes on devices, tips and data loaders.
 CHATTY = (
     "lightning.pytorch",
     "lightning.pytorch.utilities.rank_zero",
@@ -41,7 +41,7 @@ class SafeStop(Callback):
 
     Ctrl-C stops it after the present mini-batch; a second Ctrl-C does not wait. A loss or a gradient that is not finite
     stops it before the optimizer's step, and what it spoilt is put back as it was at the end of the epoch before.
-    Early stopping is told to wait until all warm-ups are over.
+    Early stopping waits until all warm-ups are over.
 
     Attributes
     ----------

@@ -32,8 +32,8 @@ FIRST_SIGNAL, MIN_SIGNAL = 1.0, 0.01
 class RMVETrainingPlan(TrainingPlan):
     """Trains :class:`~rmve.module.RMVEModule` in two phases.
 
-    First the assignment is held to the starting partition while encoder, decoder and components form; then
-    the joint bound is trained with the Potts prior and the repulsion, both warmed up.
+    In the first phase each cell keeps its starting assignment while encoder, decoder and components form. In the second
+    the joint bound is trained. The Potts prior and the repulsion rise in it.
 
     Parameters
     ----------

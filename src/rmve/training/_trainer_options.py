@@ -1,6 +1,6 @@
 """Options of a run: which there are, which values they may have, and which of them a file may set.
 
-An option that RMVE cannot honour is refused, also if PyTorch Lightning has it: nothing is ignored in silence.
+An option that RMVE cannot honour raises an error, also if PyTorch Lightning has it.
 """
 
 from __future__ import annotations
