@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,22 +22,24 @@ N_TOP_GENES = 2000
 #: Where all genes are kept: those found in at least this share of the cells.
 MIN_SHARE = 0.002
 
-FILES = {
-    "pbmc3k": "pbmc3k.h5ad",
-    "pbmc4k": "pbmc4k_10x_top2000.h5ad",
-    "bladder": "mouse_bladder_2100.h5ad",
-    "worm": "worm_neuron.h5ad",
-    "kidney": "human_kidney_top2000.h5ad",
-    "zeisel": "zeisel_cortex.h5ad",
-    "cite": "cbmc_cite_500.h5ad",
-    "scmix": "scmix_5cl_celseq2.h5ad",
-    "kang": "kang_pbmc_2x2.h5ad",
-    "starmap": "starmap_mpfc.h5ad",
-    # Types that were measured otherwise than by RNA: hashtags, genotypes, sorting.
-    "hashing": "hashing_4lines.h5ad",
-    "scmix_10x": "scmix_10x_5cl.h5ad",
-    "zheng": "zheng_sorted8_2410.h5ad",
-}
+#: Files of real data, with their origin and SHA-256.
+SOURCES = pd.read_csv(HERE / "sources.csv", index_col="name")
+#: Names of the sets with known types.
+FILES = (
+    "pbmc3k",
+    "pbmc4k",
+    "bladder",
+    "worm",
+    "kidney",
+    "zeisel",
+    "cite",
+    "scmix",
+    "kang",
+    "starmap",
+    "hashing",
+    "scmix_10x",
+    "zheng",
+)
 #: Labels that are no type.
 NO_TYPE = ("(none)", "Doublet", "Negative")
 #: Share of the molecules that is kept.
@@ -86,13 +89,26 @@ def data_folder() -> Path:
     return Path(os.environ.get("RMVE_DATA", HERE.parents[1] / "shared" / "data"))
 
 
+def path_of(name: str) -> Path:
+    """Path of a file of :data:`SOURCES`, there or not."""
+    return data_folder() / SOURCES.loc[name, "file"]
+
+
+def checked(name: str) -> Path:
+    """Path of a file of :data:`SOURCES`; says so if it is not the file that the tables were made from."""
+    path = path_of(name)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SOURCES.loc[name, "sha256"]:
+        print(f"{path} is another file than that of the tables: its SHA-256 differs.")
+    return path
+
+
 def is_there(name: str) -> bool:
     """Whether a data set can be loaded; says so if not."""
     stem, *options = name.split(":")
     source = RARE.get(options[0], {}).get("source") if stem == "rare" else stem
-    found = source is None or source in SIMULATED or (data_folder() / FILES[source]).exists()
+    found = source is None or source in SIMULATED or path_of(source).exists()
     if not found:
-        print(f"Skipping {name}: {data_folder() / FILES[source]} is not there.")
+        print(f"Skipping {name}: {path_of(source)} is not there.")
     return found
 
 
@@ -114,7 +130,7 @@ def load(name: str) -> Dataset:
 
 def read(stem: str, options: list[str]) -> ad.AnnData:
     """Cells of a file that have a type, with the options of :func:`load` that concern cells and molecules."""
-    adata = ad.read_h5ad(data_folder() / FILES[stem])
+    adata = ad.read_h5ad(checked(stem))
     types = adata.obs["cell_type"].astype(str)
     keep = ~types.isin(NO_TYPE).to_numpy()
     if "demuxlet_cls" in adata.obs:

@@ -14,7 +14,7 @@ import argparse
 import anndata as ad
 import pandas as pd
 import scanpy as sc
-from data import RESULTS, Dataset, data_folder
+from data import RESULTS, Dataset, checked
 from methods import read_levels, train_rmve
 from peers import cluster_embedding, pca_embedding
 from runs import measured, prepare, run_missing, span, to_markdown, versions
@@ -30,7 +30,7 @@ NOTES = "Mean over seeds ± standard deviation. ARI and NMI are against the elev
 
 def load(given: str) -> Dataset:
     """The cells, and their regions as the truth."""
-    adata = ad.read_h5ad(data_folder() / "osmfish_ssctx.h5ad")
+    adata = ad.read_h5ad(checked("osmfish"))
     sc.pp.neighbors(adata, n_neighbors=N_NEIGHBORS, use_rep="spatial", key_added=GRAPH)
     if given == "surroundings":
         rmve.pool_neighbors(adata, GRAPH)

@@ -21,7 +21,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scvi
-from data import RESULTS, data_folder
+from data import RESULTS, checked
 from runs import measured, prepare, run_missing, to_markdown, versions
 
 import rmve
@@ -39,8 +39,8 @@ NOTES = (
 
 def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Positions and intensities of the atlas, counts of the same genes in cells, their total counts, and the genes."""
-    atlas = ad.read_h5ad(data_folder() / "drosophila_bdtnp.h5ad")
-    cells = ad.read_h5ad(data_folder() / "drosophila_scrna.h5ad")
+    atlas = ad.read_h5ad(checked("bdtnp"))
+    cells = ad.read_h5ad(checked("fly"))
     genes = [gene for gene in atlas.var_names if gene in cells.var_names]
     intensities = np.clip(atlas[:, genes].to_df().to_numpy(float), 0, None)
     totals = np.asarray(cells.X.sum(1)).ravel()

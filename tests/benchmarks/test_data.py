@@ -58,8 +58,8 @@ def test_all_genes_are_those_of_enough_cells(data):
 def test_options_of_a_file(data, tmp_path, monkeypatch):
     types = np.array(["b-cells", "naive-t", "memory-t", "Doublet"] * 25)
     adata = ad.AnnData(sp.csr_matrix(np.full((100, 10), 4.0, dtype=np.float32)), obs={"cell_type": types})
-    adata.write_h5ad(tmp_path / data.FILES["zheng"])
     monkeypatch.setenv("RMVE_DATA", str(tmp_path))
+    adata.write_h5ad(tmp_path / "zheng_sorted8_2410.h5ad")
     assert data.is_there("zheng")
     assert not data.is_there("rare:cite:0.01:0")
     assert data.is_there("one:nb:300:2000")
