@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from sklearn.metrics import silhouette_score
 
 from rmve import datasets
+from rmve.data import download
 
 
 def test_same_seed_same_cells(assert_same, contents):
@@ -236,7 +237,7 @@ def test_redirects(here, there, refused):
     response = requests.Response()
     response.status_code, response.url, response.headers["location"] = 302, here, there
     with pytest.raises(OSError, match="not followed") if refused else contextlib.nullcontext():
-        datasets._check_redirect(response)
+        download._check_redirect(response)
 
 
 def test_redirect_is_refused_while_fetching(monkeypatch, tmp_path):
@@ -279,7 +280,7 @@ def endless():
 
 def test_a_file_without_end(endless, tmp_path, monkeypatch):
     """It is given up at the largest size, and nothing of it is left."""
-    monkeypatch.setattr(datasets, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 100_000)
     with pytest.raises(OSError, match=r"http://127.0.0.1:\d+/atlas.h5ad.*more than.*Download it"):
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
     assert not list(tmp_path.iterdir())
@@ -296,8 +297,8 @@ def test_a_file_that_takes_too_long(endless, tmp_path, monkeypatch):
 
 def test_a_disk_is_not_filled(endless, tmp_path, monkeypatch):
     """A download leaves others some room on the disk."""
-    free = datasets.MIN_FREE_BYTES + 50_000
-    monkeypatch.setattr(datasets.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
+    free = download.MIN_FREE_BYTES + 50_000
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
     with pytest.raises(OSError, match="the disk of .* has room for no more"):
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
     assert not list(tmp_path.iterdir())
@@ -305,7 +306,7 @@ def test_a_disk_is_not_filled(endless, tmp_path, monkeypatch):
 
 def test_a_size_that_is_said_beforehand(server, tmp_path, monkeypatch):
     """A file that is too large is not begun."""
-    monkeypatch.setattr(datasets, "MAX_BYTES", 10)
+    monkeypatch.setattr(download, "MAX_BYTES", 10)
     monkeypatch.setattr(requests.Response, "iter_content", None)
     with pytest.raises(OSError, match="more than"):
         datasets.fetch_h5ad(*server[:2], folder=tmp_path / "cache", progressbar=False)
@@ -318,12 +319,12 @@ def test_killed_while_fetching(endless, tmp_path, monkeypatch):
     (tmp_path / "tmp12345").write_text("mine")
     child = os.fork()
     if child == 0:
-        datasets._Limited.__call__ = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        download._Limited.__call__ = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr(datasets, "MAX_BYTES", 1000)
+    monkeypatch.setattr(download, "MAX_BYTES", 1000)
     with pytest.raises(OSError, match="more than"):
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
     assert {path.name for path in tmp_path.iterdir()} == {".rmve-notes", "tmp12345"}

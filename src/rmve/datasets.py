@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import time
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import pooch
 import scipy.sparse as sp
 
-from rmve._files import replacing, sha256_of
 from rmve._validation import check_positive_int
 from rmve.body import add_organ_positions
-
-if TYPE_CHECKING:
-    import requests
+from rmve.data.download import cache_folder, retrieve
 
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25
-#: Most bytes of a download, its longest time in seconds, and bytes that it leaves free on the disk.
-MAX_BYTES, MAX_SECONDS, MIN_FREE_BYTES = 200 * 10**9, 24 * 3600.0, 10**9
 #: The digits as Keras distributes them, the checksum of that file, and that of what is in it.
 MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 MNIST_FILE_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
@@ -262,99 +251,7 @@ def fetch_h5ad(url: str, sha256: str, folder: str | Path | None = None, progress
         raise ValueError(f"`url` must be the http or https address of an .h5ad file; got {url!r}.")
     if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"`sha256` must be 64 hexadecimal digits, the checksum of the file; got {sha256!r}.")
-    return ad.read_h5ad(_retrieve(url, sha256, f"{sha256[:12].lower()}-{name}", _cache(folder), progressbar))
-
-
-def _cache(folder: str | Path | None) -> Path:
-    return Path(folder or os.environ.get("RMVE_CACHE") or pooch.os_cache("rmve"))
-
-
-def _retrieve(url: str, sha256: str, name: str, folder: Path, progressbar: bool) -> Path:
-    """A file in the cache, fetched if it is not there with this checksum."""
-    path = folder / name
-    if path.is_file() and sha256_of(path) == sha256.lower():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        downloader = _Limited(progressbar=progressbar, timeout=60, hooks={"response": _check_redirect})
-        pooch.retrieve(
-            url, f"sha256:{sha256.lower()}", fname=temporary.name, path=temporary.parent, downloader=downloader
-        )
-    return path
-
-
-class _Limited(pooch.HTTPDownloader):
-    """pooch's download, which is given up when it is too large, takes too long, or would fill the disk."""
-
-    def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> bool | None:
-        """Write the answer of a server to a file.
-
-        Raises
-        ------
-        OSError
-            If the server cannot be reached, or the file is given up.
-        """
-        if check_only:
-            return super().__call__(url, output_file, pooch, check_only)
-        with open(output_file, "wb") as file:
-            limits = _Limits(url, file)
-            self.kwargs["hooks"] = {"response": [_check_redirect, limits.check_length]}
-            return super().__call__(url, limits, pooch)
-
-
-class _Limits:
-    """A file to download to, which raises OSError when it is too large or late."""
-
-    def __init__(self, url: str, file: BinaryIO):
-        self.url, self.file, self.n_bytes, self.start = url, file, 0, time.monotonic()
-        self.folder = Path(file.name).parent.parent
-        self.room = shutil.disk_usage(self.folder).free - MIN_FREE_BYTES
-
-    def check_length(self, response: requests.Response, *args, **kwargs) -> None:
-        """Look at the length that the server says the file has, if it says any."""
-        length = response.headers.get("content-length", "")
-        self._check(int(length) if length.isdecimal() else 0)
-
-    def write(self, chunk: bytes) -> None:
-        """Take the next part of the file."""
-        self.n_bytes += len(chunk)
-        self._check(self.n_bytes)
-        self.file.write(chunk)
-
-    def flush(self) -> None:
-        """Nothing to do: the file is read when it is whole."""
-
-    def _check(self, n_bytes: int) -> None:
-        problem = None
-        if n_bytes > MAX_BYTES:
-            problem = f"has more than {MAX_BYTES / 1e9:g} GB"
-        elif n_bytes > self.room:
-            problem = f"has more than {max(self.room, 0) / 1e9:.3g} GB, and the disk of {str(self.folder)!r} has room for no more"
-        elif time.monotonic() - self.start > MAX_SECONDS:
-            problem = f"took more than {MAX_SECONDS / 3600:g} hours"
-        if problem is not None:
-            raise OSError(
-                f"{self.url} {problem}; it was given up. Download it by other means, and read it with `anndata.read_h5ad`."
-            )
-
-
-def _check_redirect(response, *args, **kwargs) -> None:
-    """Raise OSError for a redirect to an unencrypted address, or from the internet to a machine nearby."""
-    if not response.is_redirect:
-        return
-    here, there = urlsplit(response.url), urlsplit(urljoin(response.url, response.headers["location"]))
-    if here.scheme == "https" and there.scheme != "https":
-        raise OSError(f"{response.url} redirects to an unencrypted address, which is not followed.")
-    if _is_nearby(there.hostname) and not _is_nearby(here.hostname):
-        raise OSError(f"{response.url} redirects to {there.hostname}, a machine nearby, which is not followed.")
-
-
-def _is_nearby(host: str | None) -> bool:
-    """Whether a host is this machine or in a private network, by its name or number alone."""
-    try:
-        return not ip_address(host or "").is_global
-    except ValueError:
-        return host is None or "." not in host or host.endswith((".local", ".localhost", ".internal"))
+    return ad.read_h5ad(retrieve(url, sha256, f"{sha256[:12].lower()}-{name}", cache_folder(folder), progressbar))
 
 
 def mnist(n_digits: int = 70_000, folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
@@ -382,9 +279,9 @@ def mnist(n_digits: int = 70_000, folder: str | Path | None = None, progressbar:
         If the file cannot be had.
     """
     check_positive_int("n_digits", n_digits)
-    path = _cache(folder) / "mnist.npz"
+    path = cache_folder(folder) / "mnist.npz"
     if not path.exists():
-        _retrieve(MNIST_URL, MNIST_FILE_SHA256, path.name, path.parent, progressbar)
+        retrieve(MNIST_URL, MNIST_FILE_SHA256, path.name, path.parent, progressbar)
     with np.load(path) as file:  # pickled objects are refused
         parts = [file[name] for name in ("x_train", "y_train", "x_test", "y_test")]
     if hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest() != MNIST_SHA256:
