@@ -289,7 +289,7 @@ def test_a_file_without_end(endless, tmp_path, monkeypatch):
 def test_a_file_that_takes_too_long(endless, tmp_path, monkeypatch):
     """It is given up after the longest time, and nothing of it is left."""
     clock = iter(range(0, 1_000_000_000, 3600))
-    monkeypatch.setattr(datasets.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(clock))
     with pytest.raises(OSError, match="took more than 24 hours"):
         datasets.fetch_h5ad(endless, "0" * 64, tmp_path, progressbar=False)
     assert not list(tmp_path.iterdir())
