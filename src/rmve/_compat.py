@@ -17,6 +17,7 @@ from scvi.data.fields import (
     ObsmField,
 )
 from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.model.base._archesmixin import _set_params_online_update as freeze_for_query
 from scvi.model.base._de_core import _de_core as compare_groups
 from scvi.train._logger import SimpleLogger
 
@@ -34,6 +35,7 @@ __all__ = [
     "ObsmField",
     "SimpleLogger",
     "compare_groups",
+    "freeze_for_query",
     "parse_device_args",
     "use_distributed_sampler",
 ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -26,6 +30,18 @@ from rmve.model._snapshot import Snapshot
 DESCRIPTION = (MODEL_NAME_KEY, SETUP_METHOD_KEY, SETUP_ARGS_KEY)
 #: Beginning of the names of what scvi-tools notes in AnnData for itself.
 SCVI_NOTES = "_scvi"
+#: What the values of cells are like that scvi-tools is about to set up and that were looked at just before.
+_LOOKED_AT: ContextVar[check.Values | None] = ContextVar("looked_at", default=None)
+
+
+@contextlib.contextmanager
+def looked_at(values: check.Values) -> Iterator[None]:
+    """Set up cells meanwhile without another look at their values."""
+    token = _LOOKED_AT.set(values)
+    try:
+        yield
+    finally:
+        _LOOKED_AT.reset(token)
 
 
 def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferred: bool) -> check.Values:
@@ -47,7 +63,7 @@ def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferr
     for name in ("layer", "batch_key", "labels_key", "size_factor_key", "spatial_key", "neighbors_key"):
         if arguments[name] is not None:
             check.check_string(name, arguments[name])
-    values = check.check_finite(adata, layer)
+    values = _LOOKED_AT.get() or check.check_finite(adata, layer)
     check.check_columns(
         adata,
         batch_key,
@@ -116,8 +132,8 @@ def register_new_cells(adata: AnnData, registry: dict) -> AnnDataManager:
 
 def check_new_cells(
     adata: AnnData, registry: dict, var_names: list[str], likelihood: str, new_batches: bool = False
-) -> None:
-    """Raise unless new cells have a model's genes, layer, columns, and known batches and labels.
+) -> check.Values:
+    """What the values are like; raise unless new cells have a model's genes, layer, columns, and known batches and labels.
 
     Parameters
     ----------
@@ -136,7 +152,8 @@ def check_new_cells(
     check.check_anndata(adata, allow_view=True)
     check.check_genes(adata.var_names, var_names)
     layer, batch_key, labels_key = (arguments.get(name) for name in ("layer", "batch_key", "labels_key"))
-    check.check_values(adata, layer, likelihood, check.check_finite(adata, layer))
+    values = check.check_finite(adata, layer)
+    check.check_values(adata, layer, likelihood, values)
     check.check_columns(
         adata,
         batch_key,
@@ -158,6 +175,7 @@ def check_new_cells(
         check.check_known(adata, labels_key, "labels_key", known, advice)
     if not new_batches:
         check.check_known_covariates(adata, states["extra_categorical_covs"]["state_registry"].get("mappings", {}))
+    return values
 
 
 def description(registry: dict) -> dict:
