@@ -344,3 +344,22 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch, lose_locks):
     with locked(tmp_path / "m"):
         claim(tmp_path / "m")
     assert left.exists()
+
+
+def test_files_of_other_names_are_left_alone(tmp_path):
+    """Beside a model the user may have files of any name, those of temporaries of any program among them."""
+    folder = tmp_path / "m"
+    write(folder, 1)
+    names = [
+        f"{before}{name}{after}" for name in visible(folder) for before in (".", ".before-") for after in ("", ".tmp")
+    ]
+    names += [f".rmve-before-{'0' * 64}-model.pt", ".rmve-before-model.pt", "model.pt~", "model.json.bak"]
+    for name in names:
+        (folder / name).write_text(f"mine: {name}")
+    write(folder, 2)
+    killed_at(25, lambda: write(folder, 3))
+    write(folder, 4)
+    assert read(folder) == 4
+    for name in names:
+        assert (folder / name).read_text() == f"mine: {name}"
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "model.json", "data.bin", *names}

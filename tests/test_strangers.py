@@ -470,3 +470,21 @@ def test_odd_names_in_the_folder(run, cells, name, kind):
         (run / name).symlink_to(run.parent / "mine")
     assert RMVE.resume(run, cells, quiet=True).is_trained
     assert {path.name for path in run.iterdir()} == {"model.pt", "model.json", name}
+
+
+@pytest.mark.parametrize("digest", ["../../victim", "/etc/passwd", 3, None, "0" * 64])
+def test_a_digest_that_leads_elsewhere(folder, digest, monkeypatch):
+    """What stands in a document for a checksum names no file."""
+    path = folder / "model.json"
+    document = json.loads(path.read_text())
+    document["sha256"]["model.pt"] = digest
+    path.write_text(json.dumps(document))
+    opened, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
+    with pytest.raises(ValueError, match="'model.pt' was changed"):
+        RMVE.load(folder, adata=False)
+    assert {path.resolve().parent for path in opened} == {folder.resolve()}
+    with pytest.raises((ValueError, FileNotFoundError)):  # the same of the data
+        document["sha256"]["adata.h5ad"] = digest or 3
+        path.write_text(json.dumps(document))
+        RMVE.load(folder)
