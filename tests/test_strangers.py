@@ -389,6 +389,9 @@ def test_arrays_of_a_run(run, forge, cells, change):
         lambda state: state.update({"pytorch-lightning_version": "0.0.1"}),
         lambda state: state.pop("rng"),
         lambda state: state["rng"].update(cpu=torch.zeros(3)),
+        lambda state: state["rng"].update(others=[{"cpu": torch.get_rng_state()}], order=torch.get_rng_state()),
+        lambda state: state["rng"].update(others=3),
+        lambda state: state["rng"].update(order=torch.zeros(3)),
         lambda state: state["state_dict"].clear(),
         lambda state: state.update(assignment=torch.zeros(3, 3)),
     ],
@@ -484,7 +487,7 @@ def test_a_digest_that_leads_elsewhere(folder, digest, monkeypatch):
     with pytest.raises(ValueError, match="'model.pt' was changed"):
         RMVE.load(folder, adata=False)
     assert {path.resolve().parent for path in opened} == {folder.resolve()}
+    document["sha256"]["adata.h5ad"] = digest or 3
+    path.write_text(json.dumps(document))
     with pytest.raises((ValueError, FileNotFoundError)):  # the same of the data
-        document["sha256"]["adata.h5ad"] = digest or 3
-        path.write_text(json.dumps(document))
         RMVE.load(folder)

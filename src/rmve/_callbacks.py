@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from rmve._files import locked, remove_folder
+from rmve._random_numbers import check_random_state
 from rmve._serialization import JSON_FILE, write_tensors
 
 #: Loggers that speak of devices, tips and data loaders.
@@ -236,7 +237,7 @@ class TrainerState(CheckpointIO):
         """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
 
 
-def check_state(state: object, weights: dict[str, torch.Tensor]) -> None:
+def check_state(state: object, weights: dict[str, torch.Tensor], n_processes: int) -> None:
     """Raise ValueError unless the state of a trainer has all its parts, and weights of a network's names and shapes.
 
     Another version of PyTorch Lightning writes another state, so that is refused, too.
@@ -251,9 +252,7 @@ def check_state(state: object, weights: dict[str, torch.Tensor]) -> None:
             f"PyTorch Lightning {written} wrote the state of the trainer, and {lightning.pytorch.__version__} is "
             "installed. A run goes on with the version that it began with"
         )
-    rng = state["rng"].get("cpu")
-    if not isinstance(rng, torch.Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
-        raise ValueError("the state of the random numbers is none")
+    check_random_state(state["rng"], n_processes)
     shapes = {f"module.{name}": tensor.shape for name, tensor in weights.items()}
     if any(getattr(state["state_dict"].get(name), "shape", None) != shape for name, shape in shapes.items()):
         raise ValueError("the state of the trainer does not fit the model")

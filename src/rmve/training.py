@@ -15,6 +15,7 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from rmve._keys import INDEX_KEY
+from rmve._random_numbers import random_state, set_order, set_random_state
 from rmve._validation import check_choice
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.sparse_rows import SparseRows
@@ -191,6 +192,8 @@ class RMVETrainingPlan(TrainingPlan):
             potts_ramp_fraction if self.graph is not None else 0.0,
             repulsion_ramp_fraction if module.repulsion is not None and repulsion > 0 else 0.0,
         )
+        #: Random numbers of the run that this one goes on with; ``None`` for a new one.
+        self.resumed: dict[str, object] | None = None
         #: What was not finite in a step, in words.
         self.failure: str | None = None
 
@@ -298,7 +301,9 @@ class RMVETrainingPlan(TrainingPlan):
 
     def on_train_start(self) -> None:
         """Let each process draw noise of its own from here on."""
-        if dist.is_initialized() and dist.get_rank() > 0:
+        if self.resumed is not None:
+            set_order(self.resumed, self.trainer.train_dataloader)
+        elif dist.is_initialized() and dist.get_rank() > 0:
             torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     def on_train_end(self) -> None:
@@ -327,17 +332,13 @@ class RMVETrainingPlan(TrainingPlan):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add the running assignment and the state of the random numbers."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        rng = random_state(self.device, self.trainer.train_dataloader)
         checkpoint |= {"assignment": self.assignment, "rng": rng}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Take both from a checkpoint. Next, Lightning draws the order of the cells, as at the start of any epoch."""
-        self.assignment, rng = checkpoint["assignment"], checkpoint["rng"]
-        torch.set_rng_state(rng["cpu"].cpu())
-        if "cuda" in rng and self.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        self.assignment, self.resumed = checkpoint["assignment"], checkpoint["rng"]
+        set_random_state(self.resumed, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""

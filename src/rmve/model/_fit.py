@@ -211,7 +211,7 @@ def read_state(checkpoint: Path, file: bytes, run: Run, module: RMVEModule) -> d
     """
     state = read_tensors(checkpoint, TRAINER_FILE, file, "cpu")
     try:
-        check_state(state, module.state_dict())
+        check_state(state, module.state_dict(), run.n_processes)
         if {state["assignment"].shape, run.data.start.shape} != {(len(run.data.start), module.n_components)}:
             raise ValueError("the run has other cells than its checkpoint, or another number of components")
     except ValueError as error:
