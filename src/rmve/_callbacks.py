@@ -268,6 +268,22 @@ def list_epochs(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have a hard Ctrl-C end a call and not the process: Lightning exits, and ignores Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt("Training was interrupted in the midst of a mini-batch.") from None
+        raise
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
+            with contextlib.suppress(ValueError):  # signals are the main thread's
+                signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
 def silence(everything: bool) -> Iterator[None]:
     """Keep misleading hints of the training libraries off the screen, or all that they say."""
     loggers = [logging.getLogger(name) for name in CHATTY] if everything else []

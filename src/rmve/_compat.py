@@ -3,6 +3,7 @@
 scvi-tools moves private names between minor releases; ``tests/test_compat.py`` imports each of these.
 """
 
+from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SCVI_UUID_KEY as UUID_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
@@ -22,6 +23,7 @@ from scvi.model.base._de_core import _de_core as compare_groups
 from scvi.train._logger import SimpleLogger
 
 __all__ = [
+    "MANAGER_KEY",
     "MODEL_NAME_KEY",
     "SETUP_ARGS_KEY",
     "SETUP_METHOD_KEY",

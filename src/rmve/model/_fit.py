@@ -15,7 +15,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from scvi import settings
 from scvi.data import AnnDataManager
 
-from rmve._callbacks import TRAINER_FILE, Checkpoints, SafeStop, TrainerState, check_state, list_epochs, silence
+from rmve._callbacks import (
+    TRAINER_FILE,
+    Checkpoints,
+    SafeStop,
+    TrainerState,
+    check_state,
+    interruptible,
+    list_epochs,
+    silence,
+)
 from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
 from rmve._files import claim, remove_folder, sha256_of
 from rmve._serialization import JSON_FILE, not_a_model, read_file, read_tensors, write_model
@@ -37,8 +46,12 @@ class TrainingStopped(RuntimeError):
 
 @contextlib.contextmanager
 def quietly(quiet: bool) -> Iterator[None]:
-    """Silence the training libraries, and what they print if ``quiet``."""
-    with silence(quiet), contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+    """Silence the training libraries, and what they print if ``quiet``; a hard Ctrl-C ends the run alone."""
+    with (
+        interruptible(),
+        silence(quiet),
+        contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext(),
+    ):
         yield
 
 

@@ -280,7 +280,7 @@ class RMVE(RMVEBase):
                 "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
                 "`early_stopping=True`, or `checkpoint_dir`."
             )
-        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir)
+        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
@@ -371,8 +371,11 @@ class RMVE(RMVEBase):
             checkpoints = _fit.checkpoint_writer(folder, every, arguments, guard, *known)
         if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
             self.module.train()
-        with _fit.quietly(quiet):
-            super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+        try:
+            with _fit.quietly(quiet):
+                super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+        finally:
+            self.module.eval()  # an error leaves it in training mode
         logged = getattr(self.trainer.logger, "history", None)
         if isinstance(logged, dict):
             self.history_ = _fit.continued(history, logged, guard.first)
@@ -438,7 +441,7 @@ class RMVE(RMVEBase):
         >>> model.train(checkpoint_dir="run")  # doctest: +SKIP
         >>> model = rmve.RMVE.resume("run", adata)  # after a crash  # doctest: +SKIP
         """
-        folder = check.get_folder("checkpoint_dir", checkpoint_dir)
+        folder = check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
         if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
             model = cls.load(folder, adata=adata, accelerator=accelerator)
             _fit.end_run(folder)  # of a process that was killed when all was done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -13,9 +14,11 @@ from scvi.data import AnnDataManager
 
 from rmve import _validation as check
 from rmve._compat import (
+    MANAGER_KEY,
     MODEL_NAME_KEY,
     SETUP_ARGS_KEY,
     SETUP_METHOD_KEY,
+    UUID_KEY,
     CategoricalJointObsField,
     CategoricalObsField,
     LabelsWithUnlabeledObsField,
@@ -24,7 +27,7 @@ from rmve._compat import (
     NumericalObsField,
 )
 from rmve.model._fields import PositionsField
-from rmve.model._snapshot import Snapshot
+from rmve.model._snapshot import Snapshot, array_checksum
 
 #: Parts of a registry that say which method was called with which arguments.
 DESCRIPTION = (MODEL_NAME_KEY, SETUP_METHOD_KEY, SETUP_ARGS_KEY)
@@ -103,6 +106,7 @@ def register_training_cells(adata: AnnData, values: check.Values, setup_method_a
     manager = AnnDataManager(fields=_fields(arguments), setup_method_args=setup_method_args)
     manager.register_fields(adata, **kwargs)
     manager.snapshot, manager.values = Snapshot.take(adata, arguments), values
+    manager.notes, manager.uuid = _notes(manager), adata.uns[UUID_KEY]
     return manager
 
 
@@ -184,7 +188,7 @@ def description(registry: dict) -> dict:
 
 
 def check_unchanged(manager: AnnDataManager) -> None:
-    """Raise ValueError if data is not as it was when it was set up."""
+    """Raise ValueError if data is not as it was when it was set up; put back what scvi-tools noted in it then."""
     arguments = manager.registry[SETUP_ARGS_KEY]
     changed = manager.snapshot.changes(Snapshot.take(manager.adata, arguments))
     if changed:
@@ -193,6 +197,20 @@ def check_unchanged(manager: AnnDataManager) -> None:
             f"`adata` changed since `setup_anndata`: {places}. Call `RMVE.setup_anndata` again and make a new model; to "
             "ask a trained one about the cells as they are now, give it `adata.copy()`."
         )
+    known = {UUID_KEY: manager.uuid, MANAGER_KEY: manager.id}
+    if _notes(manager) == manager.notes and all(manager.adata.uns.get(name) == value for name, value in known.items()):
+        return
+    manager.adata.uns[UUID_KEY] = manager.uuid
+    adata, manager.adata = manager.adata, None
+    # categories keep their numbers, also if they are in another order by now
+    manager.register_fields(adata, copy.deepcopy(manager.registry), allow_missing_labels=True)
+
+
+def _notes(manager: AnnDataManager) -> dict[str, object]:
+    """Checksums of what scvi-tools noted in ``obs`` and ``obsm``; another set-up, of whatever model, writes over it."""
+    fields = [field for field in manager.data_registry.values() if str(field.attr_key).startswith(SCVI_NOTES)]
+    parts = {(field.attr_name, field.attr_key): getattr(manager.adata, field.attr_name) for field in fields}
+    return {place: array_checksum(part[place[1]]) if place[1] in part else None for place, part in parts.items()}
 
 
 def names_of_labels(registry: dict) -> tuple[str, ...]:
