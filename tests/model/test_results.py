@@ -221,6 +221,30 @@ def test_annotate_overwrites_nothing_that_the_model_reads(cells, fit, unchanged,
         model.annotate(key_added=key)
 
 
+CURATED = {
+    "clusters joined": lambda adata: adata.obs.__setitem__("rmve", adata.obs["rmve"].astype(str).replace({"2": "1"})),
+    "clusters of some cells": lambda adata: adata.obs.__setitem__(
+        "rmve", np.where(np.arange(240) < 9, "1", adata.obs["rmve"])
+    ),
+    "one cell unknown": lambda adata: adata.obs.__setitem__("rmve", adata.obs["rmve"].mask(np.arange(240) == 3)),
+    "clusters renamed": lambda adata: adata.obs.__setitem__(
+        "rmve", adata.obs["rmve"].cat.rename_categories({"0": "T"})
+    ),
+    "confidence": lambda adata: adata.obs.__setitem__("rmve_confidence", np.round(adata.obs["rmve_confidence"], 2)),
+    "notes": lambda adata: adata.uns["rmve"].update(notes="mine"),
+}
+
+
+@pytest.mark.parametrize("change", CURATED.values(), ids=CURATED)
+def test_annotate_overwrites_nothing_that_was_made_of_its_results(model, unchanged, change):
+    """What a user has worked on since is the user's."""
+    model.annotate()
+    change(model.adata)
+    with unchanged(model.adata), pytest.raises(ValueError, match="`key_added='rmve'` would overwrite.*another name"):
+        model.annotate()
+    model.annotate(key_added="again")
+
+
 def test_annotate_overwrites_its_own_of_another_round(model, tmp_path):
     """Also read from a file, with fewer cells, merged clusters and a map that was not there before."""
     model.annotate()
