@@ -256,3 +256,14 @@ def test_annotate_overwrites_its_own_of_another_round(model, tmp_path):
     model.annotate(back)
     model.annotate(back)
     assert back.obs["rmve"].cat.categories.tolist() == ["0", "1"]
+
+
+def test_levels_of_another_round_are_ours(model, tmp_path):
+    """Columns of levels are written again, also after a call without them and from a file."""
+    for levels in ([2], [], [2, 3]):
+        model.annotate(levels=levels)
+    model.adata.write_h5ad(tmp_path / "out.h5ad")
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    model.annotate(back)
+    model.annotate(back, levels=[3])
+    assert {"rmve_2", "rmve_3"} <= set(back.obs)

@@ -40,7 +40,7 @@ from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.model import _fit, _novelty, _places, _results, _tables
 from rmve.model._base import RMVEBase
-from rmve.model._cut import labels_at, level_columns, level_names
+from rmve.model._cut import labels_at, level_columns, level_names, own_columns
 from rmve.model._decode import change_along
 from rmve.model._encode import Posterior, encode
 from rmve.model._levels import find_levels
@@ -1177,7 +1177,7 @@ class RMVE(RMVEBase):
             component_variances=self.component_variances.to_numpy(),
             resolutions=self.get_resolutions(),
             levels=level_names(self.tree, lambda number: self._clusters_at(number, assigned, distance)),
-            level_columns=list(columns),
+            level_columns=sorted({*columns, *own_columns(adata, names)}),
             versions=_results.versions(),
         )
         component = pd.Series(posterior.assigned, index=adata.obs_names).astype(str)
