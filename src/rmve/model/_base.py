@@ -33,10 +33,11 @@ from rmve.model import _query as query
 from rmve.model import _setup as setup
 from rmve.model._held_out import HeldOut
 from rmve.model._novelty import Reference
+from rmve.model._samples import SampledGetters
 from rmve.spatial import SpatialMap
 
 
-class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Base of :class:`rmve.RMVE`: what it overrides of scvi-tools.
 
     Parameters
@@ -550,6 +551,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             expression.check_gene_names(gene_list, self.var_names_)
         if library_size != "latent":
             check.check_number("library_size", library_size, with_low=False)
+        if kwargs.get("n_samples") is not None:
+            check.check_positive_int("n_samples", kwargs["n_samples"])
         return super().get_normalized_expression(
             adata, indices, transform_batch, gene_list=gene_list, library_size=library_size, **kwargs
         )

@@ -20,9 +20,9 @@ from scvi import REGISTRY_KEYS
 from rmve import _validation as check
 from rmve import spatial
 from rmve._callbacks import TRAINER_FILE, SafeStop, TrainerState
-from rmve._compat import SETUP_ARGS_KEY
+from rmve._compat import SETUP_ARGS_KEY, use_distributed_sampler
 from rmve._keys import DEFAULT_KEY, Written
-from rmve._options import check_limits, check_options, check_split_of_rows
+from rmve._options import check_limits, check_options, check_split_of_rows, n_validation
 from rmve._serialization import JSON_FILE
 from rmve.backed import read_rows, share_of_zeros
 from rmve.clusters._clusters import Clusters
@@ -268,10 +268,16 @@ class RMVE(RMVEBase):
         check_options(self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping)
         if "split" in (plan_kwargs or {}):
             check.check_choice("split", plan_kwargs["split"], ("auto", *self.module.likelihood.splits))
+        check.check_flag("quiet", quiet)
+        check.check_flag("shuffle_set_split", shuffle_set_split)
         check.check_device(accelerator, devices)
+        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
+        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("checkpoint_every", checkpoint_every)
+        if checkpoint_every > 1 and checkpoint_dir is None:
+            raise ValueError("`checkpoint_every` needs `checkpoint_dir`, too.")
         if batch_size is None:
             batch_size = default_batch_size(self.adata.n_obs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
@@ -291,7 +297,13 @@ class RMVE(RMVEBase):
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
         indexing = (datasplitter_kwargs or {}).get("external_indexing")
         check_split_of_rows(indexing, self.adata.n_obs)
-        check_limits(trainer_kwargs, math.ceil(self.adata.n_obs * (train_size or 0.9) / batch_size))
+        if indexing is not None and (train_size is not None or validation_size is not None):
+            raise ValueError("`external_indexing` splits the cells. Leave out `train_size` and `validation_size`.")
+        n_val = n_validation(self.adata.n_obs, train_size, validation_size, early_stopping, indexing)
+        if early_stopping and not n_val:
+            raise ValueError("`early_stopping` needs validation cells: a second array in `external_indexing`.")
+        n_train = self.adata.n_obs - n_val if train_size is None else math.ceil(train_size * self.adata.n_obs)
+        check_limits(trainer_kwargs, max_epochs, batch_size, n_train, n_val)
         if self.embedding_is_fixed_:
             warnings.warn(_fit.FIXED_EMBEDDING, UserWarning, stacklevel=2)
         if train_size is None and not early_stopping and not indexing:
@@ -450,7 +462,10 @@ class RMVE(RMVEBase):
         checkpoint = _fit.last_checkpoint(folder)
         check.check_anndata(adata)
         check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
+        check.check_flag("quiet", quiet)
         check.check_device(accelerator, devices)
+        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
+        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
         plan_kwargs = plan_kwargs or {}
         options = _fit.resumed_options(folder, run, plan_kwargs, trainer_kwargs)
         file = _fit.read_trainer_file(folder, checkpoint, digest)
