@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import re
@@ -283,17 +284,48 @@ def interruptible() -> Iterator[None]:
                 signal.signal(signal.SIGINT, handler)
 
 
+class Shared:
+    """A state of the whole process that several threads ask for: the first one in makes it, the last one out ends it.
+
+    Parameters
+    ----------
+    make
+        Context manager of the state.
+    """
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager]):
+        self.make, self.n, self.stack, self.lock = make, 0, contextlib.ExitStack(), threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be in the state."""
+        with self.lock:
+            if not self.n:
+                self.stack.enter_context(self.make())
+            self.n += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.n -= 1
+                if not self.n:
+                    self.stack.close()
+
+
 @contextlib.contextmanager
-def silence(everything: bool) -> Iterator[None]:
-    """Keep misleading hints of the training libraries off the screen, or all that they say."""
-    loggers = [logging.getLogger(name) for name in CHATTY] if everything else []
-    levels = [logger.level for logger in loggers]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+def _without_hints() -> Iterator[None]:
+    with warnings.catch_warnings():
         for message in MISLEADING:
             warnings.filterwarnings("ignore", message=message)
-        if everything:
-            warnings.filterwarnings("ignore", module=r"lightning\.")
+        yield
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
@@ -301,3 +333,15 @@ def silence(everything: bool) -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+_hints, _chatter = Shared(_without_hints), Shared(_without_chatter)
+#: What is printed is off the screen.
+without_output = Shared(lambda: contextlib.redirect_stdout(io.StringIO()))
+
+
+@contextlib.contextmanager
+def silence(everything: bool) -> Iterator[None]:
+    """Keep misleading hints of the training libraries off the screen, or all that they say."""
+    with _hints(), _chatter() if everything else contextlib.nullcontext():
+        yield

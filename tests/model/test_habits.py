@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
+import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -198,3 +202,34 @@ def test_another_folder_during_the_run(cells, tmp_path, monkeypatch):
     )
     assert not list((tmp_path / "elsewhere").iterdir())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"model.pt", "model.json"}
+
+
+def test_quiet_runs_in_threads(make_cells):
+    """What is silenced is heard again when the last of several runs is over, in whatever order they end."""
+    logger, stdout, filters = logging.getLogger("lightning.pytorch"), sys.stdout, list(warnings.filters)
+    level, in_first, in_second = logger.level, threading.Event(), threading.Event()
+
+    def first(at: int) -> None:
+        in_first.set()
+        in_second.wait(20)
+
+    def second(at: int) -> None:
+        in_second.set()
+        ended.wait(20)
+
+    ended = threading.Event()
+    runs = []
+    for act in (first, second):
+        adata = make_cells(n_cells=60)
+        RMVE.setup_anndata(adata)
+        model = RMVE(adata, n_components=3, **SIZES)
+        runs.append(threading.Thread(target=model.train, kwargs=QUICK | {"callbacks": [At(0, lambda act=act: act(0))]}))
+    runs[0].start()
+    in_first.wait(20)
+    runs[1].start()
+    runs[0].join(60)
+    ended.set()
+    runs[1].join(60)
+    assert sys.stdout is stdout
+    assert logger.level == level
+    assert warnings.filters == filters

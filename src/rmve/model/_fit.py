@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from rmve._callbacks import (
     interruptible,
     list_epochs,
     silence,
+    without_output,
 )
 from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
 from rmve._files import claim, remove_folder, sha256_of
@@ -50,7 +50,7 @@ def quietly(quiet: bool) -> Iterator[None]:
     with (
         interruptible(),
         silence(quiet),
-        contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext(),
+        without_output() if quiet else contextlib.nullcontext(),
     ):
         yield
 
