@@ -692,7 +692,7 @@ add(
     FileNotFoundError,
     "nowhere",
 )
-add("load", "an empty folder", lambda world: RMVE.load(world.folder), FileNotFoundError, "model.pt")
+add("load", "an empty folder", lambda world: RMVE.load(world.folder), FileNotFoundError, "model.json")
 add(
     "load",
     "data with other genes",

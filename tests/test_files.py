@@ -344,3 +344,45 @@ def test_where_there_are_no_locks(tmp_path, monkeypatch, lose_locks):
     with locked(tmp_path / "m"):
         claim(tmp_path / "m")
     assert left.exists()
+
+
+def test_files_of_other_names_are_left_alone(tmp_path):
+    """Beside a model the user may have files of any name, those of temporaries of any program among them."""
+    folder = tmp_path / "m"
+    write(folder, 1)
+    names = [
+        f"{before}{name}{after}" for name in visible(folder) for before in (".", ".before-") for after in ("", ".tmp")
+    ]
+    names += [f".rmve-before-{'0' * 64}-model.pt", ".rmve-before-model.pt", "model.pt~", "model.json.bak"]
+    for name in names:
+        (folder / name).write_text(f"mine: {name}")
+    write(folder, 2)
+    killed_at(25, lambda: write(folder, 3))
+    write(folder, 4)
+    assert read(folder) == 4
+    for name in names:
+        assert (folder / name).read_text() == f"mine: {name}"
+    assert {path.name for path in folder.iterdir()} == {"model.pt", "model.json", "data.bin", *names}
+
+
+def test_files_reach_the_disk_before_they_are_put_in_place(tmp_path, monkeypatch):
+    """A power failure after the renaming must not find empty files: each was handed to the disk before."""
+    synced, moved, fsync, replace = set(), [], os.fsync, os.replace
+
+    def note_sync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def note_move(source, target):
+        moved.append((Path(target).name, os.stat(source).st_ino in synced))
+        replace(source, target)
+
+    write(tmp_path / "m", 1)
+    before = {path.stat().st_ino for path in (tmp_path / "m").iterdir()}
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_move)
+    synced |= before
+    write(tmp_path / "m", 2)
+    write(tmp_path / "new", 1)
+    assert {"model.pt", "model.json", "data.bin", "new"} <= {name for name, _ in moved}
+    assert all(was_synced for _, was_synced in moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from rmve import RMVE
 
@@ -110,3 +111,28 @@ def test_path_with_nul(model, tmp_path, act):
     """The error is about the argument."""
     with pytest.raises(ValueError, match="`(dir_path|checkpoint_dir)` must not hold a NUL"):
         act(model, f"{tmp_path}/a\0b")
+
+
+@pytest.fixture
+def stored_twice(cells):
+    """The same cells with a count that is stored in two parts, each of which fits its type."""
+    whole = cells.X.toarray()
+    whole[0, 0] = 400
+    x = sp.csr_matrix(whole)
+    data = np.concatenate([[200, 200], x.data[1:]]).astype(np.uint8)
+    twice = cells.copy()
+    twice.X = sp.csr_matrix((data, np.concatenate([[0], x.indices]), (x.indptr + 1) * (x.indptr > 0)), x.shape)
+    cells.X = x
+    return cells, twice
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "normal"])
+def test_entries_that_stand_twice(stored_twice, fit, likelihood):
+    """Two entries of one place are their sum, also where their type is too small for it: in training and after it."""
+    models = [fit(adata, epochs=2, gene_likelihood=likelihood) for adata in stored_twice]
+    whole, twice = (model.predict(soft=True) for model in models)
+    pd.testing.assert_frame_equal(whole, twice)
+    pd.testing.assert_frame_equal(models[0].predict(stored_twice[1], soft=True), whole)
+    pd.testing.assert_series_equal(
+        models[0].get_novelty(stored_twice[1]), models[0].get_novelty(stored_twice[0].copy())
+    )

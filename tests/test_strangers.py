@@ -389,6 +389,9 @@ def test_arrays_of_a_run(run, forge, cells, change):
         lambda state: state.update({"pytorch-lightning_version": "0.0.1"}),
         lambda state: state.pop("rng"),
         lambda state: state["rng"].update(cpu=torch.zeros(3)),
+        lambda state: state["rng"].update(others=[{"cpu": torch.get_rng_state()}], order=torch.get_rng_state()),
+        lambda state: state["rng"].update(others=3),
+        lambda state: state["rng"].update(order=torch.zeros(3)),
         lambda state: state["state_dict"].clear(),
         lambda state: state.update(assignment=torch.zeros(3, 3)),
     ],
@@ -470,3 +473,21 @@ def test_odd_names_in_the_folder(run, cells, name, kind):
         (run / name).symlink_to(run.parent / "mine")
     assert RMVE.resume(run, cells, quiet=True).is_trained
     assert {path.name for path in run.iterdir()} == {"model.pt", "model.json", name}
+
+
+@pytest.mark.parametrize("digest", ["../../victim", "/etc/passwd", 3, None, "0" * 64])
+def test_a_digest_that_leads_elsewhere(folder, digest, monkeypatch):
+    """What stands in a document for a checksum names no file."""
+    path = folder / "model.json"
+    document = json.loads(path.read_text())
+    document["sha256"]["model.pt"] = digest
+    path.write_text(json.dumps(document))
+    opened, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (opened.append(self), read(self))[1])
+    with pytest.raises(ValueError, match="'model.pt' was changed"):
+        RMVE.load(folder, adata=False)
+    assert {path.resolve().parent for path in opened} == {folder.resolve()}
+    document["sha256"]["adata.h5ad"] = digest or 3
+    path.write_text(json.dumps(document))
+    with pytest.raises((ValueError, FileNotFoundError)):  # the same of the data
+        RMVE.load(folder)

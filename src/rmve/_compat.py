@@ -3,6 +3,7 @@
 scvi-tools moves private names between minor releases; ``tests/test_compat.py`` imports each of these.
 """
 
+from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SCVI_UUID_KEY as UUID_KEY
 from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
@@ -17,10 +18,12 @@ from scvi.data.fields import (
     ObsmField,
 )
 from scvi.model._utils import parse_device_args, use_distributed_sampler
+from scvi.model.base._archesmixin import _set_params_online_update as freeze_for_query
 from scvi.model.base._de_core import _de_core as compare_groups
 from scvi.train._logger import SimpleLogger
 
 __all__ = [
+    "MANAGER_KEY",
     "MODEL_NAME_KEY",
     "SETUP_ARGS_KEY",
     "SETUP_METHOD_KEY",
@@ -34,6 +37,7 @@ __all__ = [
     "ObsmField",
     "SimpleLogger",
     "compare_groups",
+    "freeze_for_query",
     "parse_device_args",
     "use_distributed_sampler",
 ]

@@ -24,8 +24,10 @@ try:
 except ImportError:  # Windows: no locks
     fcntl = None
 
-#: How names of folders that are being written begin, and names of files that are about to be replaced.
-PRIVATE, BEFORE = ".rmve-", ".before-"
+#: How names of folders that are being written begin.
+PRIVATE = ".rmve-"
+#: The name that a file has while it is about to be replaced, from its SHA-256: nobody else has a file of it.
+BEFORE = re.compile(r"\.rmve-before-([0-9a-f]{64})-(.+)", re.DOTALL)
 #: The machine, in the names of such folders: locks of another one may not be seen here.
 MACHINE = hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
 #: The whole name of such a folder, with that of its machine.
@@ -93,32 +95,42 @@ def replacing_together(folder: Path, index: str, wanted: Mapping[str, str]) -> I
             found = find(folder, name, digest)
             if found is not None and found.name != name:
                 os.replace(found, folder / name)
-        kept = [name for name in names if (folder / name).exists()]
+        kept = {name: before(name, sha256_of(folder / name)) for name in names if (folder / name).exists()}
         try:
-            for name in kept:
-                os.replace(folder / name, folder / f"{BEFORE}{name}")
+            for name, aside in kept.items():
+                os.replace(folder / name, folder / aside)
             for name in names:
                 os.replace(private / name, folder / name)
             os.replace(private / index, folder / index)
         except BaseException:
             for name in names:
-                if name in kept and (folder / f"{BEFORE}{name}").exists():
-                    os.replace(folder / f"{BEFORE}{name}", folder / name)
+                if name in kept and (folder / kept[name]).exists():
+                    os.replace(folder / kept[name], folder / name)
                 elif name not in kept:
                     (folder / name).unlink(missing_ok=True)
             raise
         _sync(folder)
-        for name in names:
-            (folder / f"{BEFORE}{name}").unlink(missing_ok=True)
+        for path in folder.glob(f"{PRIVATE}before-*"):
+            if (match := BEFORE.fullmatch(path.name)) and match[2] in names and _has_digest(path, match[1]):
+                path.unlink()
 
 
 def find(folder: Path, name: str, digest: str) -> Path | None:
     """The file of that name and SHA-256, also while, or after, a writer was about to replace it; ``None`` if there is none."""
-    for path in (folder / name, folder / f"{BEFORE}{name}"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and sha256_of(path) == digest:
-                return path
-    return None
+    return next(
+        (path for path in (folder / name, folder / before(name, str(digest))) if _has_digest(path, digest)), None
+    )
+
+
+def before(name: str, digest: str) -> str:
+    """Name of a file while it is about to be replaced; see :func:`find`. A digest that is none leads nowhere."""
+    return f"{PRIVATE}before-{digest if re.fullmatch('[0-9a-f]{64}', digest) else '?'}-{name}"
+
+
+def _has_digest(path: Path, digest: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.is_file() and sha256_of(path) == digest
+    return False
 
 
 def remove_folder(path: Path) -> None:

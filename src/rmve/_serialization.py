@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rmve._files import BEFORE, new_folder, replacing_together, sha256_of
+from rmve._files import before, new_folder, replacing_together, sha256_of
 
 WEIGHTS_FILE = "model.pt"
 JSON_FILE = "model.json"
@@ -86,6 +86,10 @@ def not_a_model(folder: Path, reason: object) -> ValueError:
     return ValueError(
         f"{str(folder)!r} does not hold a model saved by `RMVE.save`: {str(reason).rstrip('.') or 'empty'}."
     )
+
+
+def _no_model(folder: Path, name: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{str(folder)!r} holds no saved RMVE model: {name!r} is missing.")
 
 
 def write_model(
@@ -175,19 +179,29 @@ def read_document(folder: Path, prefix: str = "") -> dict:
 
 
 def read_file(folder: Path, prefix: str, name: str) -> tuple[bytes, dict]:
-    """A file of a model, and the document that it belongs to; both as they were written together."""
-    before = None
+    """A file of a model, and the document that it belongs to; both as they were written together.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of the two is missing.
+    ValueError
+        If they do not belong together.
+    """
+    earlier = None
     while True:  # another process may put a new model in place between the two reads
-        document = read_document(folder, prefix)
+        document, missing = read_document(folder, prefix), True
         digests = document[DIGESTS]
-        for path in (folder / f"{prefix}{name}", folder / f"{BEFORE}{prefix}{name}"):
+        for own in (f"{prefix}{name}", before(f"{prefix}{name}", str(digests.get(name)))):
             with contextlib.suppress(FileNotFoundError):
-                content = path.read_bytes()
+                content, missing = (folder / own).read_bytes(), False
                 if hashlib.sha256(content).hexdigest() == digests.get(name):
                     return content, document
-        if digests == before:
+        if digests == earlier:
+            if missing:
+                raise _no_model(folder, f"{prefix}{name}")
             raise not_a_model(folder, f"{prefix + name!r} was changed, or belongs to another '{prefix}{JSON_FILE}'")
-        before = digests
+        earlier = digests
 
 
 def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -200,9 +214,8 @@ def read_model(folder: Path, prefix: str, device: torch.device | str) -> tuple[d
     ValueError
         If a file is not of this format, or not as it was written; nothing in it is executed.
     """
-    for name in (WEIGHTS_FILE, JSON_FILE):
-        if not any((folder / f"{before}{prefix}{name}").is_file() for before in ("", BEFORE)):
-            raise FileNotFoundError(f"{str(folder)!r} holds no saved RMVE model: {prefix + name!r} is missing.")
+    if not (folder / f"{prefix}{JSON_FILE}").is_file():
+        raise _no_model(folder, f"{prefix}{JSON_FILE}")
     content, document = read_file(folder, prefix, WEIGHTS_FILE)
     state_dict = read_tensors(folder, f"{prefix}{WEIGHTS_FILE}", content, device)
     if not isinstance(state_dict, dict) or not all(

@@ -157,3 +157,18 @@ def test_other_ways_on_disk(from_disk, make_cells, tmp_path):
     RMVE.stability(new, n_runs=2, **options)
     with pytest.raises(ValueError, match=r"view.*to_memory"):
         RMVE.setup_anndata(new[:9])
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda model: model.posterior_predictive_sample(n_samples=0), "n_samples"),
+        (lambda model: model.get_marginal_ll(n_mc_samples=0), "n_mc_samples"),
+        (lambda model: model.get_normalized_expression(n_samples=-1), "n_samples"),
+        (lambda model: model.differential_expression(groupby="donor", group1="Ann", group2="Ann"), "group1"),
+    ],
+)
+def test_senseless_arguments_of_getters(shared, call, named):
+    """No samples, or nothing to compare, is an error that says so."""
+    with pytest.raises(ValueError, match=named):
+        call(shared)

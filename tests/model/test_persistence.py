@@ -101,7 +101,7 @@ def test_prefix(shared, tmp_path):
     files = {path.name for path in (tmp_path / "m").iterdir()}
     assert files == {"one_model.pt", "one_model.json", "one_adata.h5ad", "two_model.pt", "two_model.json"}
     assert RMVE.load(tmp_path / "m", prefix="one_").adata is not None
-    with pytest.raises(FileNotFoundError, match="holds no saved RMVE model: 'model.pt'"):
+    with pytest.raises(FileNotFoundError, match="holds no saved RMVE model: 'model.json'"):
         RMVE.load(tmp_path / "m")
 
 

@@ -221,6 +221,30 @@ def test_annotate_overwrites_nothing_that_the_model_reads(cells, fit, unchanged,
         model.annotate(key_added=key)
 
 
+CURATED = {
+    "clusters joined": lambda adata: adata.obs.__setitem__("rmve", adata.obs["rmve"].astype(str).replace({"2": "1"})),
+    "clusters of some cells": lambda adata: adata.obs.__setitem__(
+        "rmve", np.where(np.arange(240) < 9, "1", adata.obs["rmve"])
+    ),
+    "one cell unknown": lambda adata: adata.obs.__setitem__("rmve", adata.obs["rmve"].mask(np.arange(240) == 3)),
+    "clusters renamed": lambda adata: adata.obs.__setitem__(
+        "rmve", adata.obs["rmve"].cat.rename_categories({"0": "T"})
+    ),
+    "confidence": lambda adata: adata.obs.__setitem__("rmve_confidence", np.round(adata.obs["rmve_confidence"], 2)),
+    "notes": lambda adata: adata.uns["rmve"].update(notes="mine"),
+}
+
+
+@pytest.mark.parametrize("change", CURATED.values(), ids=CURATED)
+def test_annotate_overwrites_nothing_that_was_made_of_its_results(model, unchanged, change):
+    """What a user has worked on since is the user's."""
+    model.annotate()
+    change(model.adata)
+    with unchanged(model.adata), pytest.raises(ValueError, match="`key_added='rmve'` would overwrite.*another name"):
+        model.annotate()
+    model.annotate(key_added="again")
+
+
 def test_annotate_overwrites_its_own_of_another_round(model, tmp_path):
     """Also read from a file, with fewer cells, merged clusters and a map that was not there before."""
     model.annotate()
@@ -232,3 +256,14 @@ def test_annotate_overwrites_its_own_of_another_round(model, tmp_path):
     model.annotate(back)
     model.annotate(back)
     assert back.obs["rmve"].cat.categories.tolist() == ["0", "1"]
+
+
+def test_levels_of_another_round_are_ours(model, tmp_path):
+    """Columns of levels are written again, also after a call without them and from a file."""
+    for levels in ([2], [], [2, 3]):
+        model.annotate(levels=levels)
+    model.adata.write_h5ad(tmp_path / "out.h5ad")
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    model.annotate(back)
+    model.annotate(back, levels=[3])
+    assert {"rmve_2", "rmve_3"} <= set(back.obs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from rmve import RMVE
@@ -75,7 +75,29 @@ REFUSED = [
     {"early_stopping": True, "early_stopping_mode": "least"},
     {"early_stopping": True, "early_stopping_min_delta": -1},
     {"early_stopping": True, "early_stopping_warmup_epochs": -1},
+    {"quiet": "no"},
+    {"shuffle_set_split": "no"},
+    {"checkpoint_every": 5},
+    {"min_epochs": 10},
+    {"gradient_clip_algorithm": "norm"},
+    {"accelerator": "cpu", "devices": 2},
+    {"num_nodes": 2},
+    {"max_time": "soon"},
+    {"max_time": "00:00:00:00"},
+    {"max_time": {"seconds": 0}},
+    {"plugins": 3},
+    {"profiler": "x"},
+    {"callbacks": [ModelCheckpoint()]},
+    {"callbacks": [EarlyStopping("elbo_validation")]},
+    # what needs validation cells, where there are none
+    {"limit_val_batches": 3},
+    {"check_val_every_n_epoch": 2},
+    {"early_stopping": True, "limit_val_batches": 0.001},
+    {"early_stopping": True, "datasplitter_kwargs": {"external_indexing": [ROWS]}},
+    {"train_size": 0.5, "datasplitter_kwargs": {"external_indexing": [ROWS[:200], ROWS[200:]]}},
+    {"validation_size": 0.5, "datasplitter_kwargs": {"external_indexing": [ROWS[:200], ROWS[200:]]}},
     # parts
+    {"plan_kwargs": {"lr": float("inf")}},
     {"plan_kwargs": {"view": 3}},
     {"plan_kwargs": {"repulsion_moves": "yes"}},
     {"plan_kwargs": {"module": 3}},

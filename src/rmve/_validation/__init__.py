@@ -34,7 +34,7 @@ from rmve._validation.data import (
     check_values,
     get_matrix,
 )
-from rmve._validation.device import check_device
+from rmve._validation.device import check_device, check_processes
 from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_units
 from rmve._validation.results import check_key_added, foreign_names
 
@@ -56,6 +56,7 @@ __all__ = [
     "check_names",
     "check_number",
     "check_positive_int",
+    "check_processes",
     "check_prefix",
     "check_same_type",
     "check_split",

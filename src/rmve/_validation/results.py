@@ -10,6 +10,10 @@ import pandas as pd
 
 from rmve._keys import Written
 
+#: Entries of ``uns`` that :meth:`rmve.RMVE.annotate` writes.
+ENTRIES = {"params", "components", "component_means", "component_variances", "resolutions", "levels", "level_columns"}
+ENTRIES |= {"versions", "spatial_map", "spatial_genes", "held_out"}
+
 
 def check_key_added(adata: ad.AnnData, key: str, registered: Mapping[str, set], with_map: bool) -> None:
     """Raise unless results can be written under ``key`` without losing the user's data.
@@ -54,18 +58,34 @@ def foreign_names(adata: ad.AnnData, key: str, with_map: bool) -> list[tuple[str
 
 
 def _own_results(adata: ad.AnnData, names: Written) -> set[tuple[str, str]]:
-    """What an earlier ``annotate`` wrote: it left its version and the names of its clusters, which are still there."""
+    """What an earlier ``annotate`` wrote, for which it left its version, and nobody changed since."""
     entry = adata.uns.get(names.uns)
     versions = entry.get("versions") if isinstance(entry, Mapping) else None
     if not isinstance(versions, Mapping) or "rmve" not in versions:
         return set()
     ours = set(names.places(with_map="spatial_map" in entry))
-    components, column = entry.get("components"), adata.obs.get(names.cluster)
-    if column is not None and isinstance(components, pd.DataFrame) and "cluster" in components:
-        known = set(components["cluster"].astype(str))
-        if not set(map(str, pd.unique(column.dropna()))) <= known:  # somebody gave the clusters other names
-            ours.discard(("obs", names.cluster))
+    if not set(entry) <= ENTRIES:  # somebody keeps something of their own among them
+        ours.discard(("uns", names.uns))
+    if not _are_our_clusters(adata, names, entry.get("components")):
+        ours.discard(("obs", names.cluster))
+    probabilities, confidence = adata.obsm.get(names.probabilities), adata.obs.get(names.confidence)
+    if isinstance(probabilities, pd.DataFrame) and confidence is not None:
+        largest = probabilities.to_numpy().max(axis=1)
+        if confidence.dtype.kind != "f" or not np.allclose(largest, confidence, atol=1e-6):
+            ours.discard(("obs", names.confidence))
     latent, means = adata.obsm.get(names.latent), entry.get("component_means")
     if latent is not None and means is not None and np.shape(latent)[1:] != np.shape(means)[1:]:
         ours.discard(("obsm", names.latent))
     return ours
+
+
+def _are_our_clusters(adata: ad.AnnData, names: Written, components: object) -> bool:
+    """Whether the column of clusters holds what the table of components says of each cell's component."""
+    column, finest = adata.obs.get(names.cluster), adata.obs.get(names.finest)
+    if column is None or not isinstance(components, pd.DataFrame) or "cluster" not in components:
+        return True
+    cluster = components["cluster"].astype(str).set_axis(components.index.astype(str))
+    if finest is None:
+        return set(map(str, pd.unique(column.dropna()))) <= set(cluster)
+    expected = finest.astype(str).map(cluster)
+    return bool((column.astype(str).to_numpy() == expected.to_numpy()).all())

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rmve._keys import INDEX_KEY
 from rmve.data import on_disk
-from rmve.data.on_disk import batches_in_memory, is_on_disk, read_rows, shuffled_runs
+from rmve.data.on_disk import batches_in_memory, is_on_disk, read_rows, shuffled_runs, to_dense
 from rmve.maths.sparse_rows import SparseRows
 
 
@@ -66,7 +66,7 @@ class IndexedDataset(Dataset):
         if self.as_counts:
             x = SparseRows.from_scipy(x)
         else:
-            x = np.ascontiguousarray(x.toarray() if sp.issparse(x) else x, dtype=np.float32)
+            x = to_dense(x)
         columns = {name: value[rows] for name, value in self.columns.items()}
         return {REGISTRY_KEYS.X_KEY: x, **columns, INDEX_KEY: rows}
 

@@ -96,7 +96,12 @@ def batches_in_memory(batches: list[np.ndarray], rng: np.random.Generator | None
 def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
     """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
     for block in stored_chunks(x, rows, size):
-        yield np.ascontiguousarray(block.toarray() if sp.issparse(block) else block, dtype=np.float32)
+        yield to_dense(block)
+
+
+def to_dense(block) -> np.ndarray:
+    """A dense or sparse matrix as a ``float32`` array; entries that stand twice are added up in that type."""
+    return np.ascontiguousarray(block.astype(np.float32).toarray() if sp.issparse(block) else block, dtype=np.float32)
 
 
 def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:

@@ -49,7 +49,7 @@ class SparseRows:
         """A SciPy sparse matrix, or anything that makes one; shares its memory where types allow."""
         x = sp.csr_matrix(x)
         if not x.has_canonical_format or not x.data.all():
-            x = x.copy()
+            x = x.astype(np.float32)  # a copy, in which sums of small types do not wrap around
             x.sum_duplicates()
             x.eliminate_zeros()
         values, cols, offsets = (

@@ -29,13 +29,15 @@ from rmve.clusters.levels import MergeTree
 from rmve.model import _expression as expression
 from rmve.model import _io as io
 from rmve.model import _managers as managers
+from rmve.model import _query as query
 from rmve.model import _setup as setup
 from rmve.model._held_out import HeldOut
 from rmve.model._novelty import Reference
+from rmve.model._samples import SampledGetters
 from rmve.spatial import SpatialMap
 
 
-class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Base of :class:`rmve.RMVE`: what it overrides of scvi-tools.
 
     Parameters
@@ -50,8 +52,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         super().__init__(adata, registry)
         self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
         self.is_query_ = False
-        #: Whether training moves no cell, since the encoder is a reference's.
-        self.embedding_is_fixed_ = False
+        #: What training leaves alone in a query; ``None`` for other models.
+        self.query_options_: dict[str, bool] | None = None
         #: Clusters in use.
         self.clusters_ = Clusters((), ())
         #: Cells whose position was held out of training, and learned.
@@ -153,11 +155,15 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
 
     def __getstate__(self) -> dict[str, object]:
         """All but the trainer, which belongs to this process."""
-        return {name: value for name, value in vars(self).items() if name != "trainer"}
+        state = {name: value for name, value in vars(self).items() if name != "trainer"}
+        if self.is_query_:
+            state["module"] = query.without_hooks(self.module)
+        return state
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """A model of its own, on data of its own."""
         vars(self).update(state, id=str(uuid4()))
+        query.freeze(self.module, self.query_options_)
         if self._adata_manager is not None:
             self._register_manager_for_instance(self._adata_manager)
 
@@ -175,6 +181,11 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             raise ValueError("`adata` is not set up. Call `RMVE.setup_anndata(adata, ...)` first.")
         setup.check_unchanged(manager)
         return manager
+
+    @property
+    def embedding_is_fixed_(self) -> bool:
+        """Whether training moves no cell, since the encoder is a reference's."""
+        return query.is_embedding_fixed(self.module, self.query_options_)
 
     @property
     def adata(self) -> AnnData | None:
@@ -317,6 +328,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             options = set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
             check_document(document, io.SAVED, *options)
             check_sizes(document, state_dict)
+            query.check_saved_options(document["attributes"])
         except ValueError as error:
             raise not_a_model(folder, error) from error
         registry, init_params, attributes = document["registry"], document["init_params"], document["attributes"]
@@ -346,6 +358,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         model.given_names_ = known.given_names
         io.give_components(model.module, state_dict)
         model.module.load_state_dict(state_dict)
+        query.freeze(model.module, model.query_options_)
         model.to_device(where)
         model.module.eval()
         return model
@@ -405,7 +418,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         inplace_subset_query_vars
             Whether to reduce ``adata`` to the reference's genes, in their order.
         **kwargs
-            Passed to scvi-tools, for example ``unfrozen=True`` to train all weights.
+            Options of scvi-tools' ``load_query_data``, for example ``unfrozen=True`` to train all weights.
 
         Returns
         -------
@@ -423,6 +436,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         batch, and with it expression and likelihood; embedding and clusters change only if the reference was made with
         ``encode_covariates=True``, and :meth:`train` warns if it was not.
         """
+        options = query.check_query_options(kwargs)
         if not isinstance(reference_model, cls):
             reference_model = cls.load(reference_model, adata=False)
         reference_model._check_if_trained()
@@ -435,20 +449,20 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
                     "`adata` is on disk, where its genes stay as they are. Call `adata.to_memory()` first."
                 )
             check.check_genes(adata.var_names[adata.var_names.isin(genes)].sort_values(), genes.sort_values())
-        setup.check_new_cells(
+        values = setup.check_new_cells(
             adata[:, genes] if reorder else adata,
             reference_model.registry_,
             reference_model.var_names_,
             reference_model.gene_likelihood,
-            new_batches=True,
+            new_batches=kwargs.get("transfer_batch", True),
         )
         if reorder:
             adata._inplace_subset_var(genes)
-        model = super().load_query_data(adata, reference_model, **kwargs)
+        with setup.looked_at(values):
+            model = super().load_query_data(adata, reference_model, **kwargs)
         model.is_trained_ = model.is_query_ = True
         model.reference_ = reference_model._training_cells()
-        frozen = not kwargs.get("unfrozen") and kwargs.get("freeze_expression", True)
-        model.embedding_is_fixed_ = frozen and not model.module.encode_covariates
+        model.query_options_ = options
         return model
 
     @abstractmethod
@@ -458,6 +472,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
     def _get_user_attributes(self) -> list[tuple[str, object]]:
         """What a query takes over from its reference; it has as many components as there are, whatever was asked for."""
         attributes = dict(super()._get_user_attributes())
+        del attributes["embedding_is_fixed_"]  # follows from others
         options = self.init_params_["non_kwargs"] | {"n_components": self.module.n_components}
         attributes["init_params_"] = self.init_params_ | {"non_kwargs": options}
         return list(attributes.items())
@@ -536,6 +551,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
             expression.check_gene_names(gene_list, self.var_names_)
         if library_size != "latent":
             check.check_number("library_size", library_size, with_low=False)
+        if kwargs.get("n_samples") is not None:
+            check.check_positive_int("n_samples", kwargs["n_samples"])
         return super().get_normalized_expression(
             adata, indices, transform_batch, gene_list=gene_list, library_size=library_size, **kwargs
         )

@@ -40,13 +40,19 @@ def level_columns(adata: AnnData, names: Written, levels: Sequence[int], registe
     """
     if isinstance(levels, int | str):
         raise TypeError(f"`levels` must be a list of numbers of clusters, not {levels!r}.")
-    entries = adata.uns.get(names.uns)
-    ours = set(entries.get("level_columns", ())) if isinstance(entries, Mapping) else set()
+    ours = own_columns(adata, names)
     columns = {f"{names.cluster}_{number}": number for number in levels}
     for name in columns:
         if name in registered or (name in adata.obs and name not in ours):
             raise ValueError(f"`levels` would overwrite `adata.obs[{name!r}]`. Choose another `key_added`.")
     return columns
+
+
+def own_columns(adata: AnnData, names: Written) -> set[str]:
+    """Columns of ``obs`` with levels that earlier calls of ``annotate`` wrote."""
+    entries = adata.uns.get(names.uns)
+    written = entries.get("level_columns", ()) if isinstance(entries, Mapping) else ()
+    return {str(name) for name in written if name in adata.obs}
 
 
 def labels_at(table: pd.DataFrame, sizes: np.ndarray, component: pd.Series, n_clusters: int) -> pd.Series:

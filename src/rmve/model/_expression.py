@@ -146,6 +146,8 @@ def _groups_with_cells(
             raise ValueError(
                 f"`adata.obs[{groupby!r}]` has no cells of the group {name!r}. Its groups: {', '.join(map(repr, present))}."
             )
+    if group2 is not None and wanted == [group2]:
+        raise ValueError(f"`group1` and `group2` are both {group2!r}: there is nothing to compare. Give another one.")
     if len(present) < 2 and group2 is None and not groups.isna().any():
         raise ValueError(f"All cells are of one group of `adata.obs[{groupby!r}]`: there is nothing to compare with.")
     return wanted, group2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +26,10 @@ from rmve.training._callbacks import (
     SafeStop,
     TrainerState,
     check_state,
+    interruptible,
     list_epochs,
     silence,
+    without_output,
 )
 
 #: Warning before the training of a query that can move no cell.
@@ -45,8 +46,12 @@ class TrainingStopped(RuntimeError):
 
 @contextlib.contextmanager
 def quietly(quiet: bool) -> Iterator[None]:
-    """Silence the training libraries, and what they print if ``quiet``."""
-    with silence(quiet), contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+    """Silence the training libraries, and what they print if ``quiet``; a hard Ctrl-C ends the run alone."""
+    with (
+        interruptible(),
+        silence(quiet),
+        without_output() if quiet else contextlib.nullcontext(),
+    ):
         yield
 
 
@@ -219,7 +224,7 @@ def read_state(checkpoint: Path, file: bytes, run: Run, module: RMVEModule) -> d
     """
     state = read_tensors(checkpoint, TRAINER_FILE, file, "cpu")
     try:
-        check_state(state, module.state_dict())
+        check_state(state, module.state_dict(), run.n_processes)
         if {state["assignment"].shape, run.data.start.shape} != {(len(run.data.start), module.n_components)}:
             raise ValueError("the run has other cells than its checkpoint, or another number of components")
     except ValueError as error:

@@ -23,6 +23,7 @@ ADATA_FILE = "adata.h5ad"
 SAVED = (
     "is_trained_",
     "is_query_",
+    "query_options_",
     "history_",
     "train_indices_",
     "validation_indices_",

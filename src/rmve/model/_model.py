@@ -19,7 +19,7 @@ from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import spatial
-from rmve._compat import SETUP_ARGS_KEY
+from rmve._compat import SETUP_ARGS_KEY, use_distributed_sampler
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._serialization import JSON_FILE
 from rmve.clusters._clusters import Clusters
@@ -38,7 +38,7 @@ from rmve.maths.estimators import ESTIMATORS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.model import _fit, _novelty, _places, _results, _tables
 from rmve.model._base import RMVEBase
-from rmve.model._cut import labels_at, level_columns, level_names
+from rmve.model._cut import labels_at, level_columns, level_names, own_columns
 from rmve.model._decode import change_along
 from rmve.model._encode import Posterior, encode
 from rmve.model._levels import find_levels
@@ -50,7 +50,7 @@ from rmve.programmes import MAX_CELLS, programme_table
 from rmve.spatial import Quality, SpatialMap
 from rmve.training import RMVETrainingPlan, TrainingOptions
 from rmve.training._callbacks import TRAINER_FILE, SafeStop, TrainerState
-from rmve.training._trainer_options import check_limits, check_options, check_split_of_rows
+from rmve.training._trainer_options import check_limits, check_options, check_split_of_rows, n_validation
 
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
 SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
@@ -269,10 +269,16 @@ class RMVE(RMVEBase):
             self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping
         )
         TrainingOptions.of(plan_kwargs).check_likelihood(self.module.likelihood)
+        check.check_flag("quiet", quiet)
+        check.check_flag("shuffle_set_split", shuffle_set_split)
         check.check_device(accelerator, devices)
+        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
+        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
         if max_epochs is not None:
             check.check_positive_int("max_epochs", max_epochs)
         check.check_positive_int("checkpoint_every", checkpoint_every)
+        if checkpoint_every > 1 and checkpoint_dir is None:
+            raise ValueError("`checkpoint_every` needs `checkpoint_dir`, too.")
         if batch_size is None:
             batch_size = default_batch_size(self.adata.n_obs)
         check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
@@ -281,7 +287,7 @@ class RMVE(RMVEBase):
                 "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
                 "`early_stopping=True`, or `checkpoint_dir`."
             )
-        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir)
+        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
@@ -292,7 +298,13 @@ class RMVE(RMVEBase):
         check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
         indexing = (datasplitter_kwargs or {}).get("external_indexing")
         check_split_of_rows(indexing, self.adata.n_obs)
-        check_limits(trainer_kwargs, math.ceil(self.adata.n_obs * (train_size or 0.9) / batch_size))
+        if indexing is not None and (train_size is not None or validation_size is not None):
+            raise ValueError("`external_indexing` splits the cells. Leave out `train_size` and `validation_size`.")
+        n_val = n_validation(self.adata.n_obs, train_size, validation_size, early_stopping, indexing)
+        if early_stopping and not n_val:
+            raise ValueError("`early_stopping` needs validation cells: a second array in `external_indexing`.")
+        n_train = self.adata.n_obs - n_val if train_size is None else math.ceil(train_size * self.adata.n_obs)
+        check_limits(trainer_kwargs, max_epochs, batch_size, n_train, n_val)
         if self.embedding_is_fixed_:
             warnings.warn(_fit.FIXED_EMBEDDING, UserWarning, stacklevel=2)
         if train_size is None and not early_stopping and not indexing:
@@ -372,8 +384,11 @@ class RMVE(RMVEBase):
             checkpoints = _fit.checkpoint_writer(folder, every, arguments, guard, *known)
         if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
             self.module.train()
-        with _fit.quietly(quiet):
-            super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+        try:
+            with _fit.quietly(quiet):
+                super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+        finally:
+            self.module.eval()  # an error leaves it in training mode
         logged = getattr(self.trainer.logger, "history", None)
         if isinstance(logged, dict):
             self.history_ = _fit.continued(history, logged, guard.first)
@@ -439,7 +454,7 @@ class RMVE(RMVEBase):
         >>> model.train(checkpoint_dir="run")  # doctest: +SKIP
         >>> model = rmve.RMVE.resume("run", adata)  # after a crash  # doctest: +SKIP
         """
-        folder = check.get_folder("checkpoint_dir", checkpoint_dir)
+        folder = check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
         if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
             model = cls.load(folder, adata=adata, accelerator=accelerator)
             _fit.end_run(folder)  # of a process that was killed when all was done
@@ -448,7 +463,10 @@ class RMVE(RMVEBase):
         checkpoint = _fit.last_checkpoint(folder)
         check.check_anndata(adata)
         plan_kwargs = check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
+        check.check_flag("quiet", quiet)
         check.check_device(accelerator, devices)
+        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
+        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
         options = _fit.resumed_options(folder, run, plan_kwargs, trainer_kwargs)
         file = _fit.read_trainer_file(folder, checkpoint, digest)
         alone = cls.load(checkpoint, adata=False, accelerator="cpu")
@@ -1174,7 +1192,7 @@ class RMVE(RMVEBase):
             component_variances=self.component_variances.to_numpy(),
             resolutions=self.get_resolutions(),
             levels=level_names(self.tree, lambda number: self._clusters_at(number, assigned, distance)),
-            level_columns=list(columns),
+            level_columns=sorted({*columns, *own_columns(adata, names)}),
             versions=_results.versions(),
         )
         component = pd.Series(posterior.assigned, index=adata.obs_names).astype(str)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from rmve import _validation as check
 from rmve.clusters.initialization import log_normalize
 from rmve.clusters.levels import MergeTree
-from rmve.data.on_disk import read_rows
+from rmve.data.on_disk import read_rows, to_dense
 from rmve.model._encode import Posterior
 from rmve.novelty import UNKNOWN, KnownCells, novelty_in_blocks
 
@@ -28,8 +27,7 @@ def read_expression(matrix, rows: np.ndarray, target_sum: float | None) -> tuple
     target_sum
         Common total that counts are normalised to; ``None`` for other values, whose totals are 1.
     """
-    block = read_rows(matrix, rows)
-    block = block.toarray() if sp.issparse(block) else np.asarray(block)
+    block = to_dense(read_rows(matrix, rows))
     if target_sum is None:
         return block, np.ones(len(block))
     total = block.sum(axis=1, dtype=float)

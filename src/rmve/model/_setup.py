@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
@@ -9,9 +14,11 @@ from scvi.data import AnnDataManager
 
 from rmve import _validation as check
 from rmve._compat import (
+    MANAGER_KEY,
     MODEL_NAME_KEY,
     SETUP_ARGS_KEY,
     SETUP_METHOD_KEY,
+    UUID_KEY,
     CategoricalJointObsField,
     CategoricalObsField,
     LabelsWithUnlabeledObsField,
@@ -20,12 +27,24 @@ from rmve._compat import (
     NumericalObsField,
 )
 from rmve.model._fields import PositionsField
-from rmve.model._snapshot import Snapshot
+from rmve.model._snapshot import Snapshot, array_checksum
 
 #: Parts of a registry that say which method was called with which arguments.
 DESCRIPTION = (MODEL_NAME_KEY, SETUP_METHOD_KEY, SETUP_ARGS_KEY)
 #: Beginning of the names of what scvi-tools notes in AnnData for itself.
 SCVI_NOTES = "_scvi"
+#: What the values of cells are like that scvi-tools is about to set up and that were looked at just before.
+_LOOKED_AT: ContextVar[check.Values | None] = ContextVar("looked_at", default=None)
+
+
+@contextlib.contextmanager
+def looked_at(values: check.Values) -> Iterator[None]:
+    """Set up cells meanwhile without another look at their values."""
+    token = _LOOKED_AT.set(values)
+    try:
+        yield
+    finally:
+        _LOOKED_AT.reset(token)
 
 
 def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferred: bool) -> check.Values:
@@ -47,7 +66,7 @@ def check_setup(adata: AnnData, arguments: dict, missing_labels: bool, transferr
     for name in ("layer", "batch_key", "labels_key", "size_factor_key", "spatial_key", "neighbors_key"):
         if arguments[name] is not None:
             check.check_string(name, arguments[name])
-    values = check.check_finite(adata, layer)
+    values = _LOOKED_AT.get() or check.check_finite(adata, layer)
     check.check_columns(
         adata,
         batch_key,
@@ -87,6 +106,7 @@ def register_training_cells(adata: AnnData, values: check.Values, setup_method_a
     manager = AnnDataManager(fields=_fields(arguments), setup_method_args=setup_method_args)
     manager.register_fields(adata, **kwargs)
     manager.snapshot, manager.values = Snapshot.take(adata, arguments), values
+    manager.notes, manager.uuid = _notes(manager), adata.uns[UUID_KEY]
     return manager
 
 
@@ -116,8 +136,8 @@ def register_new_cells(adata: AnnData, registry: dict) -> AnnDataManager:
 
 def check_new_cells(
     adata: AnnData, registry: dict, var_names: list[str], likelihood: str, new_batches: bool = False
-) -> None:
-    """Raise unless new cells have a model's genes, layer, columns, and known batches and labels.
+) -> check.Values:
+    """What the values are like; raise unless new cells have a model's genes, layer, columns, and known batches and labels.
 
     Parameters
     ----------
@@ -136,7 +156,8 @@ def check_new_cells(
     check.check_anndata(adata, allow_view=True)
     check.check_genes(adata.var_names, var_names)
     layer, batch_key, labels_key = (arguments.get(name) for name in ("layer", "batch_key", "labels_key"))
-    check.check_values(adata, layer, likelihood, check.check_finite(adata, layer))
+    values = check.check_finite(adata, layer)
+    check.check_values(adata, layer, likelihood, values)
     check.check_columns(
         adata,
         batch_key,
@@ -158,6 +179,7 @@ def check_new_cells(
         check.check_known(adata, labels_key, "labels_key", known, advice)
     if not new_batches:
         check.check_known_covariates(adata, states["extra_categorical_covs"]["state_registry"].get("mappings", {}))
+    return values
 
 
 def description(registry: dict) -> dict:
@@ -166,7 +188,7 @@ def description(registry: dict) -> dict:
 
 
 def check_unchanged(manager: AnnDataManager) -> None:
-    """Raise ValueError if data is not as it was when it was set up."""
+    """Raise ValueError if data is not as it was when it was set up; put back what scvi-tools noted in it then."""
     arguments = manager.registry[SETUP_ARGS_KEY]
     changed = manager.snapshot.changes(Snapshot.take(manager.adata, arguments))
     if changed:
@@ -175,6 +197,20 @@ def check_unchanged(manager: AnnDataManager) -> None:
             f"`adata` changed since `setup_anndata`: {places}. Call `RMVE.setup_anndata` again and make a new model; to "
             "ask a trained one about the cells as they are now, give it `adata.copy()`."
         )
+    known = {UUID_KEY: manager.uuid, MANAGER_KEY: manager.id}
+    if _notes(manager) == manager.notes and all(manager.adata.uns.get(name) == value for name, value in known.items()):
+        return
+    manager.adata.uns[UUID_KEY] = manager.uuid
+    adata, manager.adata = manager.adata, None
+    # categories keep their numbers, also if they are in another order by now
+    manager.register_fields(adata, copy.deepcopy(manager.registry), allow_missing_labels=True)
+
+
+def _notes(manager: AnnDataManager) -> dict[str, object]:
+    """Checksums of what scvi-tools noted in ``obs`` and ``obsm``; another set-up, of whatever model, writes over it."""
+    fields = [field for field in manager.data_registry.values() if str(field.attr_key).startswith(SCVI_NOTES)]
+    parts = {(field.attr_name, field.attr_key): getattr(manager.adata, field.attr_name) for field in fields}
+    return {place: array_checksum(part[place[1]]) if place[1] in part else None for place, part in parts.items()}
 
 
 def names_of_labels(registry: dict) -> tuple[str, ...]:

@@ -44,17 +44,17 @@ class Snapshot:
             "adata.var_names": _of_column(adata.var_names),
         }
         where, x = ("adata.X", adata.X) if layer is None else (f"adata.layers[{layer!r}]", adata.layers.get(layer))
-        parts[where] = _of_array(x, where)
+        parts[where] = array_checksum(x, where)
         for key in registered_columns(arguments):
             parts[f"adata.obs[{key!r}]"] = _of_column(adata.obs[key]) if key in adata.obs else None
         if spatial_key is not None:
-            parts[f"adata.obsm[{spatial_key!r}]"] = _of_array(adata.obsm.get(spatial_key), spatial_key)
+            parts[f"adata.obsm[{spatial_key!r}]"] = array_checksum(adata.obsm.get(spatial_key), spatial_key)
         if neighbors_key is not None:
             entry = adata.uns.get(neighbors_key)
             key = neighbors_key
             if key not in adata.obsp and isinstance(entry, dict):
                 key = entry.get("connectivities_key", key)
-            parts[f"adata.obsp[{key!r}]"] = _of_array(adata.obsp.get(key), key)
+            parts[f"adata.obsp[{key!r}]"] = array_checksum(adata.obsp.get(key), key)
         return cls(parts)
 
     def changes(self, now: Snapshot) -> list[str]:
@@ -80,17 +80,17 @@ def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
     return kind, zlib.crc32(hashes.tobytes())
 
 
-def _of_array(x: object, name: str = "") -> object:
+def array_checksum(x: object, name: str = "") -> object:
     """Shape, type and, in memory, checksum of an array, a frame or a sparse matrix."""
     if x is None:
         return None
-    if isinstance(x, pd.DataFrame):
+    if isinstance(x, pd.DataFrame | pd.Series):
         x = x.to_numpy()
     if sp.issparse(x):
         check_structure(x, f"`{name}`")
         x = x.tocsr()  # another order in memory is no change
         x = x if x.has_sorted_indices else x.sorted_indices()
-        return (x.shape, *(_of_array(part) for part in (x.data, x.indices, x.indptr)))
+        return (x.shape, *(array_checksum(part) for part in (x.data, x.indices, x.indptr)))
     if not isinstance(x, np.ndarray):
         return (tuple(x.shape), str(x.dtype))
     if x.dtype == object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import math
 import re
@@ -20,6 +21,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from rmve._files import locked, remove_folder
 from rmve._serialization import JSON_FILE, write_tensors
+from rmve.training._random_numbers import check_random_state
 
 #: Loggers of notes on devices, tips and data loaders.
 CHATTY = (
@@ -236,7 +238,7 @@ class TrainerState(CheckpointIO):
         """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
 
 
-def check_state(state: object, weights: dict[str, torch.Tensor]) -> None:
+def check_state(state: object, weights: dict[str, torch.Tensor], n_processes: int) -> None:
     """Raise ValueError unless the state of a trainer has all its parts, and weights of a network's names and shapes.
 
     Another version of PyTorch Lightning writes another state, so that is refused, too.
@@ -251,9 +253,7 @@ def check_state(state: object, weights: dict[str, torch.Tensor]) -> None:
             f"PyTorch Lightning {written} wrote the state of the trainer, and {lightning.pytorch.__version__} is "
             "installed. A run goes on with the version that it began with"
         )
-    rng = state["rng"].get("cpu")
-    if not isinstance(rng, torch.Tensor) or rng.dtype != torch.uint8 or rng.shape != torch.get_rng_state().shape:
-        raise ValueError("the state of the random numbers is none")
+    check_random_state(state["rng"], n_processes)
     shapes = {f"module.{name}": tensor.shape for name, tensor in weights.items()}
     if any(getattr(state["state_dict"].get(name), "shape", None) != shape for name, shape in shapes.items()):
         raise ValueError("the state of the trainer does not fit the model")
@@ -269,16 +269,63 @@ def list_epochs(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def silence(everything: bool) -> Iterator[None]:
-    """Keep misleading hints of the training libraries off the screen, or all that they say."""
-    loggers = [logging.getLogger(name) for name in CHATTY] if everything else []
-    levels = [logger.level for logger in loggers]
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+def interruptible() -> Iterator[None]:
+    """Have a hard Ctrl-C end a call and not the process: Lightning exits, and ignores Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt("Training was interrupted in the midst of a mini-batch.") from None
+        raise
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGINT) is not handler:
+            with contextlib.suppress(ValueError):  # signals are the main thread's
+                signal.signal(signal.SIGINT, handler)
+
+
+class Shared:
+    """A state of the whole process that several threads ask for: the first one in makes it, the last one out ends it.
+
+    Parameters
+    ----------
+    make
+        Context manager of the state.
+    """
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager]):
+        self.make, self.n, self.stack, self.lock = make, 0, contextlib.ExitStack(), threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Be in the state."""
+        with self.lock:
+            if not self.n:
+                self.stack.enter_context(self.make())
+            self.n += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.n -= 1
+                if not self.n:
+                    self.stack.close()
+
+
+@contextlib.contextmanager
+def _without_hints() -> Iterator[None]:
+    with warnings.catch_warnings():
         for message in MISLEADING:
             warnings.filterwarnings("ignore", message=message)
-        if everything:
-            warnings.filterwarnings("ignore", module=r"lightning\.")
+        yield
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:
@@ -286,3 +333,15 @@ def silence(everything: bool) -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+_hints, _chatter = Shared(_without_hints), Shared(_without_chatter)
+#: What is printed is off the screen.
+without_output = Shared(lambda: contextlib.redirect_stdout(io.StringIO()))
+
+
+@contextlib.contextmanager
+def silence(everything: bool) -> Iterator[None]:
+    """Keep misleading hints of the training libraries off the screen, or all that they say."""
+    with _hints(), _chatter() if everything else contextlib.nullcontext():
+        yield

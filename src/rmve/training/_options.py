@@ -36,7 +36,7 @@ def _option(default: object, condition: Callable[[str, object], None]) -> object
 
 
 def _weight(default: float) -> float:
-    return _option(default, check.check_number)
+    return _option(default, partial(check.check_number, with_high=False))
 
 
 def _share(default: float) -> float:

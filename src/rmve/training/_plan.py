@@ -20,6 +20,7 @@ from rmve.module._objective import Objective, not_finite
 from rmve.predictive import split_batch
 from rmve.training._data import TrainingData
 from rmve.training._options import TrainingOptions, translated
+from rmve.training._random_numbers import random_state, set_order, set_random_state
 from rmve.training._schedules import one_cycle, ramp
 
 #: A component is in use if the mean of its ``q(y|x)`` is at least this.
@@ -76,6 +77,8 @@ class RMVETrainingPlan(TrainingPlan):
             chosen.neighbor_ramp_fraction if with_graph else 0.0,
             chosen.repulsion_ramp_fraction if repels else 0.0,
         )
+        #: Random numbers of the run that this one goes on with; ``None`` for a new one.
+        self.resumed: dict[str, object] | None = None
         #: What was not finite in a step, in words.
         self.failure: str | None = None
 
@@ -184,7 +187,9 @@ class RMVETrainingPlan(TrainingPlan):
 
     def on_train_start(self) -> None:
         """Let each process draw noise of its own from here on."""
-        if dist.is_initialized() and dist.get_rank() > 0:
+        if self.resumed is not None:
+            set_order(self.resumed, self.trainer.train_dataloader)
+        elif dist.is_initialized() and dist.get_rank() > 0:
             torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     def on_train_end(self) -> None:
@@ -213,17 +218,13 @@ class RMVETrainingPlan(TrainingPlan):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add the running assignment and the state of the random numbers."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        rng = random_state(self.device, self.trainer.train_dataloader)
         checkpoint |= {"assignment": self.assignment, "rng": rng}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Take both from a checkpoint. Next, Lightning draws the order of the cells, as at the start of any epoch."""
-        self.assignment, rng = checkpoint["assignment"], checkpoint["rng"]
-        torch.set_rng_state(rng["cpu"].cpu())
-        if "cuda" in rng and self.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        self.assignment, self.resumed = checkpoint["assignment"], checkpoint["rng"]
+        set_random_state(self.resumed, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""

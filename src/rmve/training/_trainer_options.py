@@ -5,13 +5,16 @@ An option that RMVE cannot honour raises an error, also if PyTorch Lightning has
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from inspect import signature
 
 import numpy as np
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import CheckpointIO, ClusterEnvironment, LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from rmve import _validation as check
@@ -59,6 +62,9 @@ def _share_or_number(name: str, value: object) -> None:
 def _callbacks(name: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not all(isinstance(callback, Callback) for callback in value):
         raise TypeError(f"`{name}` must be a list of callbacks of PyTorch Lightning, not {value!r}.")
+    for kind, instead in ((EarlyStopping, "early_stopping=True"), (ModelCheckpoint, "checkpoint_dir")):
+        if any(isinstance(callback, kind) for callback in value):
+            raise ValueError(f"`{name}` must not hold a {kind.__name__}, which RMVE makes itself. Give `{instead}`.")
 
 
 def _strategy(name: str, value: object) -> None:
@@ -68,8 +74,29 @@ def _strategy(name: str, value: object) -> None:
         _instance(str, Strategy)(name, value)
 
 
+def _max_time(name: str, value: object) -> None:
+    try:
+        seconds = None if value is None else Timer(value).time_remaining()
+    except Exception as error:
+        raise ValueError(f"`{name}={value!r}` is no time. Give it as '00:12:00:00' (days to seconds).") from error
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"`{name}={value!r}` leaves no time. Leave it out, or raise it.")
+
+
+def _plugins(name: str, value: object) -> None:
+    for plugin in value if isinstance(value, list | tuple) else [value]:
+        _instance(Precision, CheckpointIO, ClusterEnvironment, LayerSync)(name, plugin)
+
+
+def _profiler(name: str, value: object) -> None:
+    if isinstance(value, str):
+        check.check_choice(name, value, ("simple", "advanced", "pytorch", "xla"))
+    else:
+        _instance(Profiler)(name, value)
+
+
 def _any(name: str, value: object) -> None:
-    """The trainer says at once what is wrong with it."""
+    """Checked elsewhere."""
 
 
 def _flag(name: str, value: object) -> None:
@@ -110,9 +137,9 @@ OWN: dict[str, Check] = {
     "logger": _or_none(_instance(Logger, bool)),
     "strategy": _strategy,
     "num_nodes": _positive,
-    "plugins": _any,
-    "profiler": _any,
-    "max_time": _any,
+    "plugins": _or_none(_plugins),
+    "profiler": _or_none(_profiler),
+    "max_time": _max_time,
     "default_root_dir": _or_none(_instance(str, os.PathLike)),
     "enable_model_summary": _flag,
 }
@@ -232,11 +259,42 @@ def check_repeated(plan: type, options: object) -> dict[str, object]:
     return options
 
 
-def check_limits(trainer_kwargs: Mapping[str, object], n_batches: int) -> None:
-    """Raise ValueError if a share of the mini-batches to train on is none of them."""
-    share = trainer_kwargs.get("limit_train_batches")
-    if isinstance(share, float) and int(share * n_batches) < 1:
-        raise ValueError(f"`limit_train_batches={share}` leaves none of the {n_batches} mini-batches. Raise it.")
+def n_validation(
+    n_obs: int, train_size: float | None, validation_size: float | None, early_stopping: bool, indexing: list | None
+) -> int:
+    """How many of the cells are for validation, by arguments of ``train``."""
+    if indexing is not None:
+        return 0 if len(indexing) < 2 or indexing[1] is None else len(indexing[1])
+    if validation_size is not None:
+        return math.floor(validation_size * n_obs)
+    return n_obs - math.ceil((train_size or (0.9 if early_stopping else 1.0)) * n_obs)
+
+
+def check_limits(
+    options: Mapping[str, object], max_epochs: int | None, batch_size: int, n_train: int, n_val: int
+) -> None:
+    """Raise ValueError if options leave nothing to train on or to validate with, or would have no effect.
+
+    Parameters
+    ----------
+    options
+        Those of the trainer.
+    max_epochs, batch_size
+        As given to ``train``.
+    n_train, n_val
+        Cells for training and validation.
+    """
+    for name, n_cells in (("limit_train_batches", n_train), ("limit_val_batches", n_val)):
+        share, n_batches = options.get(name), math.ceil(n_cells / batch_size)
+        if isinstance(share, float) and n_cells and int(share * n_batches) < 1:
+            raise ValueError(f"`{name}={share}` leaves none of the {n_batches} mini-batches. Raise it.")
+    for name in ("limit_val_batches", "check_val_every_n_epoch"):
+        if options.get(name) is not None and not n_val:
+            raise ValueError(f"`{name}` needs validation cells. Give `validation_size`, too.")
+    if max_epochs is not None and (options.get("min_epochs") or 0) > max_epochs:
+        raise ValueError(f"`min_epochs={options['min_epochs']}` is more than `max_epochs={max_epochs}`.")
+    if options.get("gradient_clip_algorithm") is not None and options.get("gradient_clip_val") is None:
+        raise ValueError("`gradient_clip_algorithm` needs `gradient_clip_val`, too.")
 
 
 def check_split_of_rows(indexing: object, n_obs: int) -> None:
