@@ -84,6 +84,15 @@ def class_of(types: pd.Series) -> np.ndarray:
     return found
 
 
+def fold_of_samples(obs: pd.DataFrame) -> np.ndarray:
+    """Fold that leaves out each profile's sample; -1 for the only sample of an organ, which always teaches."""
+    sample = obs["sample"].astype(str)
+    several = sample.groupby(obs["organ"]).unique()
+    fold = {name: place for names in several if len(names) > 1 for place, name in enumerate(sorted(names))}
+    assert max(fold.values()) < N_FOLDS
+    return sample.map(fold).fillna(-1).to_numpy(int)
+
+
 def scores(places: np.ndarray, own: np.ndarray, truth: np.ndarray, organs: dict[str, np.ndarray]) -> dict[str, float]:
     """Error and share of the own organ."""
     distance = np.linalg.norm(places - truth, axis=1) / HEIGHT
@@ -93,11 +102,7 @@ def scores(places: np.ndarray, own: np.ndarray, truth: np.ndarray, organs: dict[
 def run_donors(method: str, seed: int) -> list[dict]:
     """Each sample of an organ with several is left out once: a row for all profiles, and one for each class."""
     adata = profiles()
-    sample = adata.obs["sample"].astype(str)
-    several = sample.groupby(adata.obs["organ"]).unique()
-    fold_of = {name: place for names in several if len(names) > 1 for place, name in enumerate(sorted(names))}
-    fold = sample.map(fold_of).fillna(-1).to_numpy(int)  # -1: the only sample of its organ, which always teaches
-    assert fold.max() < N_FOLDS
+    fold = fold_of_samples(adata.obs)
     places = np.full((adata.n_obs, 2), np.nan)
     with measured() as cost:
         for left_out in range(N_FOLDS):

@@ -2,7 +2,7 @@
 
     python benchmarks/place_figures.py
 
-writes docs/figures/{embryo,body_map}.png, and from the rows of ``spatial.py`` results/spatial.svg.
+writes docs/figures/{embryo,body_map,body_atlas}.png, and from the rows of ``spatial.py`` results/spatial.svg.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 import scvi
+from body import fold_of_samples, profiles
 from data import HERE, RESULTS
 from matplotlib.figure import Figure
 from runs import prepare
@@ -53,6 +54,24 @@ def body() -> Figure:
     return rmve.pl.body_map(adata, color="tissue").figure
 
 
+def atlas() -> Figure:
+    """Profiles of the Human Cell Landscape: places of the organs, and where the map puts the samples that it has not seen."""
+    adata = profiles()
+    fold = fold_of_samples(adata.obs)
+    known, unseen = adata[fold != 0].copy(), adata[fold == 0].copy()
+    scvi.settings.seed = 0
+    rmve.RMVE.setup_anndata(known, spatial_key="spatial")
+    model = rmve.RMVE(known)
+    model.train(accelerator="cpu", enable_progress_bar=False)
+    unseen.obsm["placed"] = model.map_to_space(unseen).drop(columns="sd").to_numpy()
+    figure, axes = plt.subplots(1, 2, figsize=(13, 9), layout="constrained")
+    for ax, basis, title in zip(
+        axes, ("spatial", "placed"), ("where they are from", "where the map puts them"), strict=True
+    ):
+        rmve.pl.body_map(unseen, basis=basis, color="organ", ax=ax).set_title(title)
+    return figure
+
+
 def errors() -> Figure:
     """Error of each method on each data set, RMVE with its default weight, random cells left out; the least on top."""
     rows = pd.read_csv(RESULTS / "spatial.csv").dropna(subset="error").fillna({"map": ""})
@@ -73,7 +92,7 @@ def main() -> None:
     """Draw all."""
     prepare()
     errors().savefig(RESULTS / "spatial.svg", bbox_inches="tight")
-    for name, draw in (("embryo", embryo), ("body_map", body)):
+    for name, draw in (("embryo", embryo), ("body_map", body), ("body_atlas", atlas)):
         draw().savefig(FIGURES / f"{name}.png", dpi=130, bbox_inches="tight")
 
 
