@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
 from rmve._files import replacing
@@ -32,6 +34,7 @@ class Extras:
     umap: bool = False
     csv: Path | None = None
     markers: Path | None = None
+    compare_with: str | None = None
 
     def files(self) -> list[Path]:
         """Files to write beside the output."""
@@ -43,8 +46,29 @@ def subcluster_column(key_added: str) -> str:
     return f"{key_added}_sub"
 
 
+def check_files(source: Path, outputs: Iterable[Path]) -> None:
+    """Raise ValueError if two options name one file, or an output is the input under another name."""
+    named = [source, *outputs]
+    for place, path in enumerate(named):
+        for other in named[:place]:
+            if path.absolute() == other.absolute():
+                raise ValueError(f"{path} is named twice. Give each output a file of its own.")
+
+
+def compare(adata: AnnData, key_added: str, column: str) -> dict[str, str]:
+    """ARI and NMI of the clusters and a column of ``obs``, on the cells that have a value there."""
+    known = adata.obs[column].notna().to_numpy()
+    truth, found = (adata.obs[name].astype(str)[known] for name in (column, Written(key_added).cluster))
+    return {
+        "ARI": f"{adjusted_rand_score(truth, found):.3f}",
+        "NMI": f"{normalized_mutual_info_score(truth, found):.3f}",
+    }
+
+
 def make_room_for_extras(adata: AnnData, extras: Extras, key_added: str, force: bool) -> None:
-    """Raise ValueError if an extra would overwrite something, unless ``force``."""
+    """Raise ValueError if an extra would overwrite something, unless ``force``, or lacks its column."""
+    if extras.compare_with is not None and extras.compare_with not in adata.obs:
+        raise ValueError(f"--compare-with {extras.compare_with!r} is not in `adata.obs`, which has {list(adata.obs)}.")
     entry = adata.uns.get(key_added)
     ours = hasattr(entry, "get") and entry.get("subclusters") is not None
     column = subcluster_column(key_added)

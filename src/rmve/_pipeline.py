@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import anndata as ad
@@ -14,14 +17,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import rmve
 from rmve._command import Training, check_output, fit
 from rmve._extras import (
     Extras,
     add_umap,
+    check_files,
     choose_genes,
+    compare,
     divide_clusters,
     in_flags,
     make_room_for_extras,
@@ -55,13 +59,8 @@ def run_demo(output_dir: Path, max_epochs: int | None, seed: int) -> None:
             h5ad.write(temporary, adata)
         with replacing(figure) as temporary:
             _draw(adata, temporary)
-        truth, found = adata.obs[DEMO_LABELS], adata.obs[Written().cluster]
         rows = _summary(adata, DEFAULT_KEY, start)
-        agreement = {
-            "ARI": f"{adjusted_rand_score(truth, found):.3f}",
-            "NMI": f"{normalized_mutual_info_score(truth, found):.3f}",
-        }
-        _report({**rows, **agreement, "seed": seed})
+        _report({**rows, **compare(adata, DEFAULT_KEY, DEMO_LABELS), "seed": seed})
         _say(f"ARI and NMI compare with the labels in obs[{DEMO_LABELS!r}], which are used for scoring only.")
         _say("The data has no coordinates, so nothing is mapped to space.")
         _say(f"Wrote {data} and {figure}.")
@@ -84,7 +83,9 @@ def from_file_to_file(
         raise typer.BadParameter("--resume needs the --checkpoint-dir of the run.")
     extras = extras or Extras()
     with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
-        for path in filter(None, (output, report, *extras.files())):
+        outputs = [output, *extras.files(), *([] if report is None else [report])]
+        check_files(source, outputs)
+        for path in outputs:
             check_output(path, force)
         start = time.perf_counter()
         adata = h5ad.read(source)
@@ -103,11 +104,12 @@ def from_file_to_file(
             """What needs the model and its data."""
             if extras.subclusters:
                 problems.append(divide_clusters(model, extras.subclusters, key_added, training.max_epochs))
-            if extras.markers is not None:
+            if extras.markers is not None or report is not None:
                 try:
                     markers.append(model.get_markers())
                 except ValueError as error:  # one cluster
-                    problems.append(f"--markers: {error}".rstrip("."))
+                    if extras.markers is not None:
+                        problems.append(f"--markers: {error}".rstrip("."))
 
         model = fit(cells, setup, training, key_added, quiet, kind, extras.levels, finish)
         if cells is not adata:
@@ -117,6 +119,8 @@ def from_file_to_file(
         if extras.umap:
             add_umap(adata, key_added, training.seed)
         rows = {**_summary(cells, key_added, start), "seed": training.seed}
+        if extras.compare_with is not None:
+            rows |= {"compared with": extras.compare_with, **compare(adata, key_added, extras.compare_with)}
         if kind is not None:
             rows |= _place_summary(model.spatial_map_)
         with replacing(output) as temporary:
@@ -125,13 +129,22 @@ def from_file_to_file(
         if extras.csv is not None:
             write_clusters(extras.csv, adata, key_added)
             written.append(extras.csv)
-        if markers:
+        if markers and extras.markers is not None:
             write_markers(extras.markers, markers[0])
             written.append(extras.markers)
         if report is not None:
-            about = {"file": source.name, **rows}
+            about = {
+                "file": source.name,
+                **rows,
+                "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+                "command": _command_line(),
+            }
+            labels = extras.compare_with or setup["labels_key"]
+            table = markers[0] if markers else None
             _write_report(
-                report, output, lambda: make_report(adata, key_added, setup["labels_key"], model.history, about)
+                report,
+                output,
+                lambda: make_report(adata, key_added, labels, model.history, about, markers=table),
             )
             written.append(report)
         if not quiet:
@@ -176,6 +189,11 @@ def _write_report(path: Path, output: Path, make: Callable[[], str]) -> None:
             temporary.write_text(page, encoding="utf-8", errors="replace")
     except Exception as error:  # of drawing, whatever it is
         raise ValueError(f"Wrote {output}, but the report could not be made: {error}") from error
+
+
+def _command_line() -> str:
+    """The command as it was typed, with the program's name alone."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _place_summary(smap: rmve.SpatialMap) -> dict[str, object]:

@@ -145,6 +145,10 @@ def cluster(
             metavar="MARKERS.csv", dir_okay=False, callback=_csv, help="File for the markers of each cluster."
         ),
     ] = None,
+    compare_with: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of obs to compare the clusters with; not used in training."),
+    ] = None,
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
@@ -162,7 +166,7 @@ def cluster(
 
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
     training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, n_top_genes)
-    extras = Extras(tuple(level or ()), tuple(subcluster or ()), umap, csv, markers)
+    extras = Extras(tuple(level or ()), tuple(subcluster or ()), umap, csv, markers, compare_with)
     from_file_to_file(source, output, setup, training, key_added, report, force, quiet, extras=extras)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -22,6 +22,8 @@ from rmve.pl._figure import require
 
 #: Browsers that honour it load nothing from elsewhere and run no script, whatever a name in the data holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+#: Markers of a cluster in its table.
+N_MARKERS = 8
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -39,6 +41,7 @@ def make_report(
     history: Mapping[str, pd.DataFrame] | None = None,
     rows: Mapping[str, object] | None = None,
     title: str = "RMVE",
+    markers: pd.DataFrame | None = None,
 ) -> str:
     """Clusters, how they were found and how sure they are, as an HTML page.
 
@@ -56,6 +59,8 @@ def make_report(
         Names and values for the table at the top.
     title
         Heading.
+    markers
+        Table of :meth:`rmve.RMVE.get_markers`.
 
     Returns
     -------
@@ -74,7 +79,8 @@ def make_report(
         f"<h1>{escape(title)}</h1>",
         _table(rows or {"cells": f"{adata.n_obs:,}", "genes": f"{adata.n_vars:,}"}),
         "<h2>Clusters</h2>",
-        _clusters(adata, names),
+        _clusters(adata, names, markers),
+        *_batches(adata, names),
         "<h2>Embedding</h2>",
         _figure(
             lambda: pl.embedding(adata, key),
@@ -105,6 +111,7 @@ def make_report(
             "Components of one population merge first, then those nearest to each other. The default level is the finest one "
             "whose clusters are different populations.",
         ),
+        _levels(parameters["resolutions"]),
         _figure(lambda: pl.components(adata, key), "Components of the mixture, their cells and their distances."),
         _figure(
             lambda: pl.separation(adata, key),
@@ -138,18 +145,56 @@ def _table(rows: Mapping[str, object]) -> str:
     return f"<table><tbody>{body}</tbody></table>"
 
 
-def _clusters(adata: AnnData, names: Written) -> str:
+def _numbers(head: Iterable[object], rows: Iterable[Sequence[object]]) -> str:
+    """Table whose first column holds names, the others numbers."""
+    top = "".join(f"<th>{escape(str(name))}</th>" for name in head)
+    body = "".join(
+        f"<tr><th>{escape(str(name))}</th>{''.join(f'<td>{escape(str(value))}</td>' for value in values)}</tr>"
+        for name, *values in rows
+    )
+    return f'<table class="numbers"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _clusters(adata: AnnData, names: Written, markers: pd.DataFrame | None) -> str:
+    """Size, confidence and leading markers of each cluster."""
     cluster, confidence = adata.obs[names.cluster], adata.obs[names.confidence]
     components = adata.uns[names.uns]["components"]
-    head = "".join(f"<th>{name}</th>" for name in ("cluster", "cells", "share", "mean confidence", "components"))
-    body = ""
+    rows = []
     for name in cluster.cat.categories:
         its = (cluster == name).to_numpy()
         sure = f"{np.mean(confidence[its]):.2f}" if its.any() else ""
         n_components = int(((components["cluster"].astype(str) == str(name)) & components["active"]).sum())
-        cells = (f"{its.sum():,}", f"{its.mean():.1%}", sure, n_components)
-        body += f"<tr><th>{escape(str(name))}</th>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return f'<table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        rows.append([name, f"{its.sum():,}", f"{its.mean():.1%}", sure, n_components])
+        if markers is not None:
+            genes = markers.loc[markers["cluster"].astype(str) == str(name), "gene"].head(N_MARKERS)
+            rows[-1].append(", ".join(map(str, genes)))
+    head = ["cluster", "cells", "share", "mean confidence", "components", *([] if markers is None else ["markers"])]
+    return _numbers(head, rows)
+
+
+def _batches(adata: AnnData, names: Written) -> list[str]:
+    """Share of the cells of each batch in each cluster."""
+    batch_key = adata.uns[names.uns]["params"].get("batch_key")
+    if batch_key not in adata.obs:
+        return []
+    shares = pd.crosstab(adata.obs[names.cluster], adata.obs[batch_key], normalize="index")
+    rows = (
+        (name, *(f"{share:.0%}" for share in row)) for name, row in zip(shares.index, shares.to_numpy(), strict=True)
+    )
+    return [
+        f"<h3>Batches</h3><p>Share of each {escape(repr(batch_key))} in a cluster.</p>",
+        _numbers(["cluster", *shares], rows),
+    ]
+
+
+def _levels(table: pd.DataFrame) -> str:
+    """Numbers of clusters that the run can be merged to, and the confusion of the two clusters that each level joins."""
+    shown = [name for name in ("confusion", "support", "separation") if name in table]
+    rows = (
+        (int(n), *(f"{v:.2f}" if np.isfinite(v) else "" for v in row))
+        for n, row in zip(table["n_clusters"], table[shown].to_numpy(float), strict=True)
+    )
+    return _numbers(["clusters", *shown], rows)
 
 
 def _figure(draw: Callable[[], Axes], caption: str) -> str:

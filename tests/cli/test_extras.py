@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from rmve import cli, likelihoods, spatial
 
@@ -104,3 +105,40 @@ def test_progress_is_a_line_for_each_tenth_where_there_is_no_terminal(run, sourc
     assert len(lines) == 10
     assert lines[0] == " 10 % of the training: epoch 2 of 20"
     assert lines[-1] == "100 % of the training: epoch 20 of 20"
+
+
+def test_compare_with_a_column(run, source, tmp_path):
+    """Agreement with a column that training does not see, in the output and the report."""
+    options = ["--n-components", 3, "--max-epochs", 10, "--compare-with", "cell_type", "--batch-key", "batch"]
+    result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", *options, "--report", "report.html")
+    assert result.exit_code == 0, result.output
+    assert "compared with" in result.output
+    adata = ad.read_h5ad(tmp_path / "out.h5ad")
+    expected = f"{adjusted_rand_score(adata.obs['cell_type'], adata.obs['rmve']):.3f}"
+    assert expected in result.output
+    assert adata.uns["rmve"]["params"].get("labels_key") is None
+    page = (tmp_path / "report.html").read_text()
+    for text in (expected, "markers", "Batches", "confusion", "cell_type"):
+        assert text in page
+
+
+def test_compare_with_a_column_that_is_not_there(run, source, one_line_error):
+    result = run("cluster", source, "-o", "out.h5ad", "--layer", "counts", "--compare-with", "nothing")
+    assert "--compare-with 'nothing' is not in `adata.obs`" in one_line_error(result)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "out.h5ad", "--csv", "a.csv", "--markers", "a.csv"],
+        ["-o", "out.h5ad", "--csv", "a.csv", "--markers", "./a.csv"],
+        ["-o", "SOURCE", "--force"],
+    ],
+    ids=["twice", "another spelling", "input"],
+)
+def test_one_file_for_two_things(run, source, options, one_line_error):
+    """Refused before training, also where the second would overwrite the first."""
+    before = source.read_bytes()
+    result = run("cluster", source, "--layer", "counts", *[source if o == "SOURCE" else o for o in options])
+    assert "is named twice" in one_line_error(result)
+    assert source.read_bytes() == before
