@@ -118,6 +118,7 @@ def from_file_to_file(
             add_umap(adata, key_added, training.seed)
         rows = {**_summary(cells, key_added, start), "seed": training.seed}
         if kind is not None:
+            assert model.spatial_map_ is not None  # the cells have coordinates
             rows |= _place_summary(model.spatial_map_)
         with replacing(output) as temporary:
             h5ad.write(temporary, adata)
@@ -125,7 +126,7 @@ def from_file_to_file(
         if extras.csv is not None:
             write_clusters(extras.csv, adata, key_added)
             written.append(extras.csv)
-        if markers:
+        if markers and extras.markers is not None:
             write_markers(extras.markers, markers[0])
             written.append(extras.markers)
         if report is not None:
@@ -234,9 +235,9 @@ def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
         Console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(130) from None
     except (ValueError, KeyError, TypeError, OSError, MemoryError, RecursionError, TrainingStopped) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         if isinstance(error, MemoryError):
-            message = f"The memory does not suffice. {error}"
-        line = Text.assemble(("Error: ", "bold red"), in_flags(" ".join(str(message).split())))
+            reason = f"The memory does not suffice. {error}"
+        line = Text.assemble(("Error: ", "bold red"), in_flags(" ".join(str(reason).split())))
         Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(1) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
     return kind, zlib.crc32(hashes.tobytes())
 
 
-def _of_array(x: object, name: str = "") -> object:
+def _of_array(x: Any, name: str = "") -> object:
     """Shape, type and, in memory, checksum of an array, a frame or a sparse matrix."""
     if x is None:
         return None

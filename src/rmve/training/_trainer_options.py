@@ -274,6 +274,6 @@ def _own_options(plan: type) -> set[str]:
     for owner in plan.__mro__:
         if owner is RMVETrainingPlan:
             break
-        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
+        parameters = signature(vars(owner)["__init__"]).parameters.values() if "__init__" in vars(owner) else ()
         names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
     return names - {"self", "module", "data"}
