@@ -52,7 +52,7 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
             part = split_binomial(values)
         parts: tuple[Tensor | SparseRows, ...] = (part, values - part)
         if isinstance(x, SparseRows):
-            parts = tuple(x.with_values(values) for values in (part, values - part))
+            parts = tuple(x.with_values(half) for half in (part, values - part))
     split: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: parts[0], TARGET_KEY: parts[1]}
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
         split[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]

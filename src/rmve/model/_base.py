@@ -48,7 +48,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
 
     def __init__(self, adata: AnnData | None, registry: dict | None):
         super().__init__(adata, registry)
-        self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
+        self.var_names_: list[str] = [] if adata is None else adata.var_names.astype(str).to_list()
         self.is_query_ = False
         #: Whether training moves no cell, since the encoder is a reference's.
         self.embedding_is_fixed_ = False
@@ -157,7 +157,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """A model of its own, on data of its own."""
-        vars(self).update(state, id=str(uuid4()))
+        self.__dict__.update(state, id=str(uuid4()))
         if self._adata_manager is not None:
             self._register_manager_for_instance(self._adata_manager)
 
@@ -279,7 +279,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
     def load(
         cls,
         dir_path: str | os.PathLike,
-        adata: AnnData | bool | None = None,
+        adata: AnnData | Literal[False] | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -314,8 +314,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
         try:
-            options = set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
-            check_document(document, io.SAVED, *options)
+            arguments = set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
+            check_document(document, io.SAVED, *arguments)
             check_sizes(document, state_dict)
         except ValueError as error:
             raise not_a_model(folder, error) from error

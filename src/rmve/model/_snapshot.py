@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ class Snapshot:
         return [where for where, content in self.parts.items() if now.parts.get(where) != content]
 
 
-def registered_columns(arguments: dict) -> list[str]:
+def registered_columns(arguments: Mapping[str, Any]) -> list[str]:
     """Columns of ``obs`` that arguments of ``setup_anndata`` name."""
     single = [arguments.get(name) for name in COLUMNS]
     return [key for key in single if key is not None] + [
@@ -96,4 +97,4 @@ def _of_array(x: Any, name: str = "") -> object:
         return (tuple(x.shape), str(x.dtype))
     if x.dtype == object:
         return (x.shape, zlib.crc32(repr(x.tolist()).encode()))
-    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1)))
+    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1).data))

@@ -202,6 +202,7 @@ class ObjectiveMixin:
             if objective.held is not None:
                 assert objective.target is not None
                 assignment = torch.where(objective.held[:, None], objective.target, assignment)
+            assert objective.held_out is not None  # it comes with `positions`
             misplaced = self.position_loss(
                 assignment, inference_outputs, objective.positions, objective.held_out, objective.min_signal
             )
