@@ -32,10 +32,11 @@ coverage: $(VENV)/.installed-test ## run all tests, and say which lines they mis
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 2 \
 	    --cov=rmve --cov-report=term-missing:skip-covered --cov-fail-under=97 $(ARGS)
 
-lint: $(VENV)/.installed-test ## check style, format and imports
+lint: $(VENV)/.installed-test ## check style, format, imports and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m mypy
 
 # From scratch each time: a page that is not read again repeats no warning.
 docs: $(VENV)/.installed-doc ## build the documentation in docs/_build/html
@@ -49,7 +50,7 @@ bench-quick: $(VENV)/.installed-bench ## the headline rows of the benchmark, in 
 
 clean: ## remove what the tasks wrote (the environments stay: rm -r .venv*)
 	rm -rf docs/_build docs/generated docs/tutorials/*.ipynb dist rmve_demo* benchmarks/results/quick.* benchmarks/results/labels/quick
-	rm -rf .coverage* .hypothesis .pytest_cache .ruff_cache lightning_logs
+	rm -rf .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache lightning_logs
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

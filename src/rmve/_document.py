@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,11 @@ def check_document(
     init_options, setup_options
         Arguments of the class and of its ``setup_anndata``.
     """
-    registry, init_params = document.get("registry"), document.get("init_params")
+    registry: Any = document.get("registry")
+    init_params: Any = document.get("init_params")
     _require(isinstance(registry, dict) and isinstance(registry.get("field_registries"), dict), "it has no registry")
     _require(isinstance(registry.get(MODEL_NAME_KEY), str), "it has no class")
-    setup_args = registry.get(SETUP_ARGS_KEY)
+    setup_args: Any = registry.get(SETUP_ARGS_KEY)
     _require(isinstance(setup_args, dict) and set(setup_args) <= setup_options, "it was set up with unknown options")
     for name in FIELDS:
         field = registry["field_registries"].get(name)
@@ -57,14 +59,14 @@ def check_document(
     _require(isinstance(init_params, dict), "it has no options")
     unknown = sorted(map(str, set(init_params) - init_options))
     _require(not unknown, f"unknown options {unknown}")
-    values = document.get("attributes")
+    values: Any = document.get("attributes")
     _require(isinstance(values, dict) and set(attributes) <= set(values), "it lacks attributes")
     _check_attributes(values)
-    parts = {"clusters", "held_out", "merge_tree", "spatial_map", "given_names"}
-    _require(parts <= set(document), "it lacks parts, or was saved by an earlier version of RMVE")
+    known = {"clusters", "held_out", "merge_tree", "spatial_map", "given_names"}
+    _require(known <= set(document), "it lacks parts, or was saved by an earlier version of RMVE")
 
 
-def _check_attributes(values: Mapping[str, object]) -> None:
+def _check_attributes(values: Mapping[str, Any]) -> None:
     for name in ("is_trained_", "is_query_"):
         _require(isinstance(values[name], bool), f"{name!r} is not true or false")
     history = values["history_"]
@@ -93,7 +95,7 @@ def check_sizes(document: dict, state_dict: Mapping[str, torch.Tensor]) -> None:
     sizes |= {f"categories {i}": value for i, value in enumerate(numbers)}
     for name, value in sizes.items():
         limit = len(state_dict) if name == "n_layers" else most
-        if isinstance(value, Real) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             _require(abs(value) <= limit, f"`{name}={value}` does not fit its weights")
 
 
@@ -109,7 +111,7 @@ def check_weights(expected: Mapping[str, torch.Tensor], state_dict: Mapping[str,
         _require(bool(torch.isfinite(tensor).all()), f"{name!r} holds NaN or infinite values")
 
 
-def read_tree(values: object, n_components: int) -> MergeTree | None:
+def read_tree(values: Any, n_components: int) -> MergeTree | None:
     """The merge tree of a document, if it is one of as many components; ``None`` if it has none.
 
     Raises
@@ -124,7 +126,7 @@ def read_tree(values: object, n_components: int) -> MergeTree | None:
     return tree
 
 
-def read_map(values: object, n_latent: int, n_components: int) -> SpatialMap | None:
+def read_map(values: Any, n_latent: int, n_components: int) -> SpatialMap | None:
     """The spatial map of a document, whose arrays fit together and to the model; ``None`` if it has none.
 
     Raises
@@ -153,7 +155,7 @@ def read_map(values: object, n_latent: int, n_components: int) -> SpatialMap | N
     return smap
 
 
-def read_names(values: object, n_components: int) -> dict[str, list[int]]:
+def read_names(values: Any, n_components: int) -> dict[str, list[int]]:
     """Names that were given to clusters, each with its components.
 
     Raises

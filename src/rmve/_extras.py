@@ -107,6 +107,7 @@ def choose_genes(
 def divide_clusters(model: rmve.RMVE, chosen: tuple[str, ...], key_added: str, max_epochs: int | None) -> str | None:
     """Write the sub-clusters of the chosen clusters into ``obs``; return what is wrong with the choice, or None."""
     adata = model.adata
+    assert adata is not None  # the model was trained on it
     names = adata.obs[Written(key_added).cluster].cat.categories.tolist()
     wanted = names if ALL in chosen and ALL not in names else list(chosen)
     unknown = [name for name in wanted if name not in names]

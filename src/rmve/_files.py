@@ -22,7 +22,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows: no locks
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module cannot be declared as optional
 
 #: How names of folders that are being written begin.
 PRIVATE = ".rmve-"
@@ -192,12 +192,15 @@ def _remove_left_over(parent: Path) -> None:
     """
     if fcntl is None:
         return
-    for folder in filter(is_private, parent.glob(f"{PRIVATE}*")):
+    for folder in parent.glob(f"{PRIVATE}*"):
+        name = PRIVATE_NAME.fullmatch(folder.name)
+        if name is None:
+            continue
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if PRIVATE_NAME.fullmatch(folder.name)[1] == MACHINE or _is_old(folder):
+                if name[1] == MACHINE or _is_old(folder):
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)

@@ -122,6 +122,7 @@ def from_file_to_file(
         if extras.compare_with is not None:
             rows |= {"compared with": extras.compare_with, **compare(adata, key_added, extras.compare_with)}
         if kind is not None:
+            assert model.spatial_map_ is not None  # the cells have coordinates
             rows |= _place_summary(model.spatial_map_)
         with replacing(output) as temporary:
             h5ad.write(temporary, adata)
@@ -252,9 +253,9 @@ def _errors_in_one_line(checkpoint_dir: Path | None = None) -> Iterator[None]:
         Console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(130) from None
     except (ValueError, KeyError, TypeError, OSError, MemoryError, RecursionError, TrainingStopped) as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         if isinstance(error, MemoryError):
-            message = f"The memory does not suffice. {error}"
-        line = Text.assemble(("Error: ", "bold red"), in_flags(" ".join(str(message).split())))
+            reason = f"The memory does not suffice. {error}"
+        line = Text.assemble(("Error: ", "bold red"), in_flags(" ".join(str(reason).split())))
         Console(stderr=True).print(line, soft_wrap=True)
         raise typer.Exit(1) from None

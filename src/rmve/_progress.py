@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -18,7 +19,7 @@ class Tenths(Callback):
             print(f"{100 * done // wanted:3d} % of the training: epoch {done} of {wanted}", flush=True)
 
 
-def progress_options(quiet: bool) -> dict[str, object]:
+def progress_options(quiet: bool) -> dict[str, Any]:
     """Arguments of ``train``: a progress bar on a terminal, lines elsewhere, and neither for ``quiet``."""
     if quiet or sys.stdout.isatty():
         return {"enable_progress_bar": not quiet}

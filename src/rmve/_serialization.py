@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ _TAG = "__rmve__"
 DIGESTS, _DOCUMENT = "sha256", "document"
 
 
-def to_json(value: object) -> object:
+def to_json(value: object) -> Any:
     """Plain JSON for what a model's registry and attributes hold; arrays and frames are tagged.
 
     Raises
@@ -62,7 +63,7 @@ def to_json(value: object) -> object:
     raise TypeError(f"A {type(value).__name__} cannot be saved with the model: {value!r}.")
 
 
-def from_json(value: object) -> object:
+def from_json(value: Any) -> Any:
     """Inverse of :func:`to_json` (tuples come back as lists)."""
     if isinstance(value, list):
         return [from_json(item) for item in value]
@@ -97,7 +98,7 @@ def write_model(
     prefix: str,
     state_dict: dict[str, torch.Tensor],
     document: dict,
-    others: dict[str, Callable[[Path], None]] | None = None,
+    others: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
     """Write the files of a model as one: whatever happens, the folder holds the old model or the new one.
 
@@ -146,7 +147,7 @@ def write_tensors(path: Path, content: object) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def read_tensors(folder: Path, name: str, content: bytes, device: torch.device | str) -> object:
+def read_tensors(folder: Path, name: str, content: bytes, device: torch.device | str) -> Any:
     """Inverse of :func:`write_tensors`, for plain tensors and containers: nothing in a file is executed."""
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)

@@ -12,10 +12,12 @@ import rmve
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY
 
 #: As in ``rmve.likelihoods`` and ``rmve.spatial``, which would import torch and scikit-learn.
-GENE_LIKELIHOODS = ("nb", "zinb", "poisson", "normal", "bernoulli")
-KINDS = ("linear", "by_cluster")
-Likelihood = Enum("Likelihood", {name: name for name in GENE_LIKELIHOODS})
-MapKind = Enum("MapKind", {name: name for name in KINDS})
+Likelihood = Enum(
+    "Likelihood", {"nb": "nb", "zinb": "zinb", "poisson": "poisson", "normal": "normal", "bernoulli": "bernoulli"}
+)
+MapKind = Enum("MapKind", {"linear": "linear", "by_cluster": "by_cluster"})
+GENE_LIKELIHOODS = tuple(likelihood.value for likelihood in Likelihood)
+KINDS = tuple(kind.value for kind in MapKind)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 

@@ -140,8 +140,8 @@ class KnownCells:
         difference = scores - scores[neighbors].mean(1)
         precision = np.linalg.pinv(difference.T @ difference / len(difference), hermitian=True)
         statistics = _statistics(distances, difference, precision)
-        standards = tuple(Standard.fit(values, depth, cluster, n_clusters) for values in statistics)
-        z = [s.apply(values, depth, cluster) for s, values in zip(standards, statistics, strict=True)]
+        first, second = (Standard.fit(values, depth, cluster, n_clusters) for values in statistics)
+        z = [s.apply(values, depth, cluster) for s, values in zip((first, second), statistics, strict=True)]
         both = sum(-np.log(_share_above(np.sort(values), values)) for values in z)
         return cls(
             latent,
@@ -151,7 +151,7 @@ class KnownCells:
             precision,
             (float(depth.min()), float(depth.max())),
             nearest,
-            standards,
+            (first, second),
             np.sort(np.stack([*z, both]), axis=1),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
@@ -33,22 +35,25 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
     """
     if kind is None:
         return batch
-    x = batch[REGISTRY_KEYS.X_KEY]
+    x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
     with torch.no_grad():
         if kind == "normal":  # a copy has twice the variance of the value
+            assert log_dispersion is not None  # it is the log variance
+            assert not isinstance(x, SparseRows)  # only counts are loaded sparse
             part = split_normal(x, (0.5 * log_dispersion.exp()).sqrt())
             return {**batch, REGISTRY_KEYS.X_KEY: part, TARGET_KEY: 2.0 * x - part}
         values = x.values if isinstance(x, SparseRows) else x
         if kind == "negative_binomial":
+            assert log_dispersion is not None  # as with every negative binomial
             theta = 2.0 * log_dispersion.exp()  # a part has half of it
             theta = theta.index_select(0, x.cols) if isinstance(x, SparseRows) else theta.expand_as(x)
             part = split_negative_binomial(values, theta)
         else:
             part = split_binomial(values)
-        parts = (part, values - part)
+        parts: tuple[Tensor | SparseRows, ...] = (part, values - part)
         if isinstance(x, SparseRows):
-            parts = tuple(x.with_values(part) for part in parts)
-    split = {**batch, REGISTRY_KEYS.X_KEY: parts[0], TARGET_KEY: parts[1]}
+            parts = tuple(x.with_values(half) for half in (part, values - part))
+    split: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: parts[0], TARGET_KEY: parts[1]}
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
         split[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
     return split
@@ -68,15 +73,14 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
     -------
     The mini-batch with thinned counts, and size factors that are as much smaller.
     """
-    x = batch[REGISTRY_KEYS.X_KEY]
-    sparse = isinstance(x, SparseRows)
-    total = x.row_sums() if sparse else x.sum(-1)
+    x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
+    total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
     share = (n_molecules / total).clamp(max=1.0)
-    if sparse:
+    if isinstance(x, SparseRows):
         x = x.with_values(thin(x.values, share.index_select(0, x.rows)))
     else:
         x = thin(x, share[:, None].expand_as(x))
-    thinned = {**batch, REGISTRY_KEYS.X_KEY: x}
+    thinned: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: x}
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
         thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = share[:, None] * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
     return thinned

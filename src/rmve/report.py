@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 
 import matplotlib.pyplot as plt
@@ -221,12 +222,10 @@ def _place(adata: AnnData, key: str) -> list[str]:
     parts = []
     for axes in [(0, 1), (0, 2)] if n_axes == 3 else [(0, 1)]:
         if known:
-            parts.append(
-                _figure(lambda axes=axes: pl.spatial(adata, key, axes=axes), "Where the cells are, by their cluster.")
-            )
+            parts.append(_figure(partial(pl.spatial, adata, key, axes=axes), "Where the cells are, by their cluster."))
         parts.append(
             _figure(
-                lambda axes=axes: pl.spatial(adata, key, predicted=True, axes=axes),
+                partial(pl.spatial, adata, key, predicted=True, axes=axes),
                 "Where the linear map puts them. Cells that cannot be placed gather in the middle.",
             )
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,9 +55,9 @@ def check_number(
     name: str, value: object, low: float = 0.0, high: float = math.inf, with_low: bool = True, with_high: bool = True
 ) -> None:
     """Raise ValueError unless ``value`` is a number between two others, which may themselves be left out."""
-    number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-    above = number and (value >= low if with_low else value > low)  # false for NaN
-    if not (above and (value <= high if with_high else value < high)):
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool | np.bool_) else math.nan
+    above = number >= low if with_low else number > low  # false for NaN
+    if not (above and (number <= high if with_high else number < high)):
         left, right = "[" if with_low else "(", "]" if with_high and high < math.inf else ")"
         raise ValueError(f"`{name}` must be a number in {left}{low:g}, {high:g}{right}; got {value!r}.")
 
@@ -212,7 +213,7 @@ def get_folder(name: str, path: object) -> Path:
     return folder
 
 
-def check_prefix(prefix: object) -> None:
+def check_prefix(prefix: str | None) -> None:
     """Raise unless ``prefix`` can begin the name of a file, and leads to no other folder.
 
     Raises

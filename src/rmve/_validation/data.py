@@ -179,16 +179,16 @@ def check_values(adata: ad.AnnData, layer: str | None, likelihood: str, values: 
         If the likelihood has a problem with a value (:meth:`rmve.likelihoods.Likelihood.problem`), or takes counts and a
         cell has none.
     """
-    likelihood = get_likelihood(likelihood)
+    expected = get_likelihood(likelihood)
     examples = [values.low, values.high]
-    problem = likelihood.problem(np.array(examples if values.uncountable is None else [values.uncountable, *examples]))
+    problem = expected.problem(np.array(examples if values.uncountable is None else [values.uncountable, *examples]))
     if problem is not None:
         advice = ""
-        if likelihood.takes_counts:
+        if expected.takes_counts:
             where = _where_counts_are(adata, layer)
             advice = f" {where}, or use `gene_likelihood='normal'` for log-normalised values."
         raise ValueError(f"{_where(layer)} has {problem}.{advice}")
-    if not likelihood.takes_counts:
+    if not expected.takes_counts:
         return
     empty = np.flatnonzero(values.totals == 0)
     if empty.size:
@@ -233,13 +233,13 @@ def check_genes(var_names: pd.Index, expected: Sequence[str]) -> None:
     ValueError
         If genes are missing, superfluous, or in another order.
     """
-    expected = pd.Index(expected)
-    if len(var_names) == len(expected) and (var_names.astype(str) == expected.astype(str)).all():
+    names = pd.Index(expected)
+    if len(var_names) == len(names) and (var_names.astype(str) == names.astype(str)).all():
         return
-    missing = expected.difference(var_names)
+    missing = names.difference(var_names)
     if len(missing):
         raise ValueError(
-            f"`adata` lacks {len(missing)} of the model's {len(expected)} genes: {shorten(list(missing))}. "
+            f"`adata` lacks {len(missing)} of the model's {len(names)} genes: {shorten(list(missing))}. "
             "`RMVE.prepare_query_anndata(adata, model)` fills them with zeros."
         )
     raise ValueError(

@@ -60,7 +60,7 @@ def find_graph(adata: ad.AnnData, neighbors_key: str):
     return graph
 
 
-def get_coordinates(adata: ad.AnnData, spatial_key: str) -> np.ndarray:
+def get_coordinates(adata: ad.AnnData, spatial_key: str | None) -> np.ndarray:
     """Coordinates of the cells, shape ``(n, 1 to 3)``, with rows of NaN where unknown.
 
     Raises

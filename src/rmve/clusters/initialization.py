@@ -82,7 +82,7 @@ def input_statistics(
             library = size_factor * scale
     total, square, raw = np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for i, block in enumerate(row_chunks(x)):
-        if counts:
+        if library is not None:
             raw += block.sum(0, dtype=np.float64)
             block = log_normalize(block, library[i * CHUNK : (i + 1) * CHUNK], target_sum)
         total += block.sum(0, dtype=np.float64)

@@ -164,9 +164,9 @@ def agreement_by_number(runs: Sequence[Run]) -> pd.DataFrame:
         ]
         scores = np.array(
             [
-                rand_index(cuts[i].T @ table @ cuts[j])
+                rand_index(first.T @ table @ second)
                 for (i, j), table in tables.items()
-                if cuts[i] is not None and cuts[j] is not None
+                if (first := cuts[i]) is not None and (second := cuts[j]) is not None
             ]
         )
         some, several = len(scores) > 0, len(scores) > 1

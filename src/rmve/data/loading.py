@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,7 +33,8 @@ class IndexedDataset(Dataset):
     def __init__(self, adata_manager, as_counts: bool = False):
         self.data = adata_manager.create_torch_dataset(data_and_attributes=[REGISTRY_KEYS.X_KEY])
         self.as_counts = as_counts
-        self._together = self._in_memory = None
+        self._together: np.ndarray | None = None
+        self._in_memory: Any = None
         x = self.data.data[REGISTRY_KEYS.X_KEY]
         self.x = x.tocsr() if sp.issparse(x) else x  # rows of other formats are slow to come by
         # all columns of `obs` at once: slicing data frames for each mini-batch takes longer than a training step
@@ -102,14 +104,17 @@ class EvenBatches(Sampler):
     def __len__(self) -> int:
         return self.n_batches // self.world_size
 
-    def _mine(self, batches: Sequence) -> Sequence:
+    def _mine(self, batches: list[np.ndarray]) -> list[np.ndarray]:
         return batches[self.rank :: self.world_size]
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        order = slice(None)
+    def _next_pass(self) -> list[np.ndarray]:
+        indices = self.indices
         if self.shuffle:
-            order = torch.randperm(len(self.indices), generator=self.generator).numpy()
-        yield from self._mine(np.array_split(self.indices[order], self.n_batches))
+            indices = indices[torch.randperm(len(indices), generator=self.generator).numpy()]
+        return self._mine(np.array_split(indices, self.n_batches))
+
+    def __iter__(self) -> Iterator[np.ndarray | tuple[np.ndarray, np.ndarray]]:
+        yield from self._next_pass()
 
 
 class BatchesOfRuns(EvenBatches):
@@ -120,7 +125,7 @@ class BatchesOfRuns(EvenBatches):
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if len(self.indices) <= on_disk.CELLS_IN_MEMORY:  # one read, and the order of data in memory
-            yield from ((batch, self.indices) for batch in super().__iter__())
+            yield from ((batch, self.indices) for batch in self._next_pass())
             return
         rng, order = None, self.indices
         if self.shuffle:
@@ -166,7 +171,9 @@ class IndexedDataSplitter(DataSplitter):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of the training cells."""
-        return self._loader(self.train_idx, shuffle=True)
+        loader = self._loader(self.train_idx, shuffle=True)
+        assert loader is not None  # some cells are trained on, see `check_split`
+        return loader
 
     def val_dataloader(self) -> DataLoader | None:
         """Batches of the validation cells, if there are any."""

@@ -44,7 +44,7 @@ class Likelihood(ABC):
     #: the plain bound.
     splits: ClassVar[tuple[str | None, ...]] = (None,)
     #: Function that makes another view of a mini-batch, shape ``(B, G)``; ``None`` if the user has to give one.
-    default_view: ClassVar[Callable[[Tensor], Tensor] | None] = None
+    default_view: Callable[[Tensor], Tensor] | None = None  # as a ClassVar it would be taken for a method
 
     def problem(self, values: np.ndarray) -> str | None:
         """Why values cannot be of this likelihood, or ``None``.

@@ -41,6 +41,7 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, x: Tensor | SparseRows, parameters: dict[str, Tensor]) -> Tensor:
         """``log p(x|z)`` summed over genes."""
+        assert not isinstance(x, SparseRows)  # only counts are loaded sparse
         return likelihoods.bernoulli(x, parameters["location"])
 
     def distribution(self, parameters: dict[str, Tensor]) -> BernoulliDistribution:

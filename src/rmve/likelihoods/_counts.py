@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ class CountLikelihood(Likelihood):
     """Likelihood of raw counts with the mean ``softmax(location)`` times the library size."""
 
     takes_counts = True
-    splits = ("binomial", None)
+    splits: ClassVar[tuple[str | None, ...]] = ("binomial", None)
     default_view = staticmethod(halve_counts)
 
     def problem(self, values: np.ndarray) -> str | None:

@@ -23,6 +23,7 @@ class Normal(Likelihood):
 
     def log_prob(self, x: Tensor | SparseRows, parameters: dict[str, Tensor]) -> Tensor:
         """``log p(x|z)`` summed over genes."""
+        assert not isinstance(x, SparseRows)  # only counts are loaded sparse
         return likelihoods.normal(x, parameters["location"], parameters["log_dispersion"])
 
     def distribution(self, parameters: dict[str, Tensor]) -> NormalDistribution:

@@ -80,8 +80,8 @@ class SparseRows:
 
     def to(self, device: torch.device, **kwargs) -> SparseRows:
         """A copy on another device."""
-        moved = (t.to(device, **kwargs) for t in (self.values, self.cols, self.offsets))
-        return SparseRows(*moved, self.n_cols)
+        values, cols, offsets = (t.to(device, **kwargs) for t in (self.values, self.cols, self.offsets))
+        return SparseRows(values, cols, offsets, self.n_cols)
 
     def with_values(self, values: Tensor) -> SparseRows:
         """Other numbers in the place of the stored values, shape ``(n,)``; zeros among them are no longer stored."""
@@ -92,7 +92,8 @@ class SparseRows:
 
     def pin_memory(self) -> SparseRows:
         """A copy in page-locked memory."""
-        return SparseRows(*(t.pin_memory() for t in (self.values, self.cols, self.offsets)), self.n_cols)
+        values, cols, offsets = (t.pin_memory() for t in (self.values, self.cols, self.offsets))
+        return SparseRows(values, cols, offsets, self.n_cols)
 
     def row_sums(self, of: Tensor | None = None) -> Tensor:
         """Sum over each row of the stored values, or of other numbers in their place, shape ``(B,)``."""

@@ -33,11 +33,10 @@ from rmve.model import _query as query
 from rmve.model import _setup as setup
 from rmve.model._held_out import HeldOut
 from rmve.model._novelty import Reference
-from rmve.model._samples import SampledGetters
 from rmve.spatial import SpatialMap
 
 
-class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
     """Base of :class:`rmve.RMVE`: what it overrides of scvi-tools.
 
     Parameters
@@ -50,7 +49,7 @@ class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedT
 
     def __init__(self, adata: AnnData | None, registry: dict | None):
         super().__init__(adata, registry)
-        self.var_names_ = None if adata is None else adata.var_names.astype(str).to_list()
+        self.var_names_: list[str] = [] if adata is None else adata.var_names.astype(str).to_list()
         self.is_query_ = False
         #: What training leaves alone in a query; ``None`` for other models.
         self.query_options_: dict[str, bool] | None = None
@@ -162,7 +161,7 @@ class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedT
 
     def __setstate__(self, state: dict[str, object]) -> None:
         """A model of its own, on data of its own."""
-        vars(self).update(state, id=str(uuid4()))
+        self.__dict__.update(state, id=str(uuid4()))
         query.freeze(self.module, self.query_options_)
         if self._adata_manager is not None:
             self._register_manager_for_instance(self._adata_manager)
@@ -290,7 +289,7 @@ class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedT
     def load(
         cls,
         dir_path: str | os.PathLike,
-        adata: AnnData | bool | None = None,
+        adata: AnnData | Literal[False] | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -325,8 +324,8 @@ class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedT
         folder, prefix = check.get_folder("dir_path", dir_path), prefix or ""
         state_dict, document = read_model(folder, prefix, where)
         try:
-            options = set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
-            check_document(document, io.SAVED, *options)
+            arguments = set(signature(cls).parameters), set(signature(cls.setup_anndata).parameters)
+            check_document(document, io.SAVED, *arguments)
             check_sizes(document, state_dict)
             query.check_saved_options(document["attributes"])
         except ValueError as error:
@@ -626,6 +625,44 @@ class RMVEBase(SampledGetters, RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedT
         cells = self._validate_anndata(adata)
         compute = super().differential_abundance
         return expression.take_abundance(cells, lambda: compute(cells, sample_key=sample_key, **kwargs))
+
+    def posterior_predictive_sample(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, n_samples: int = 1, **kwargs
+    ):
+        """Data drawn from the model; see :meth:`scvi.model.base.RNASeqMixin.posterior_predictive_sample`.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+        indices
+            Rows of ``adata``; ``None`` is all.
+        n_samples
+            Samples of each cell.
+        **kwargs
+            Passed to scvi-tools.
+        """
+        check.check_positive_int("n_samples", n_samples)
+        return super().posterior_predictive_sample(adata, indices, n_samples=n_samples, **kwargs)
+
+    def get_marginal_ll(
+        self, adata: AnnData | None = None, indices: Sequence[int] | None = None, n_mc_samples: int = 1000, **kwargs
+    ):
+        """Log-likelihood of the cells; see :meth:`scvi.model.base.VAEMixin.get_marginal_ll`.
+
+        Parameters
+        ----------
+        adata
+            Cells; ``None`` is the training data.
+        indices
+            Rows of ``adata``; ``None`` is all.
+        n_mc_samples
+            Samples of each cell that it is estimated from.
+        **kwargs
+            Passed to scvi-tools.
+        """
+        check.check_positive_int("n_mc_samples", n_mc_samples)
+        return super().get_marginal_ll(adata, indices, n_mc_samples=n_mc_samples, **kwargs)
 
     def get_importance_weights(self, *args, **kwargs) -> None:
         """Not available: scvi-tools' importance weights hold for a standard normal prior only.

@@ -27,7 +27,8 @@ def change_along(module: RMVEModule, loader: Iterable[dict], steps: np.ndarray) 
     -------
     Shape ``(m, G)``: in log2 units for counts, in the data's unit for a normal likelihood, in log-odds for a Bernoulli one.
     """
-    change, n_cells = 0.0, 0
+    change: np.ndarray = np.zeros(())
+    n_cells = 0
     for tensors in loader:
         tensors = {k: v.to(module.device) for k, v in tensors.items()}
         encoded = module.encode(**module._get_inference_input(tensors))

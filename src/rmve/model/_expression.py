@@ -39,8 +39,8 @@ def comparison_options(given: dict[str, object]) -> dict[str, object]:
 
 
 def groups_to_compare(
-    adata: AnnData | None, groupby: str | None, group1: object, group2: object, by_rows: bool
-) -> tuple[object, object]:
+    adata: AnnData | None, groupby: str | None, group1: str | Sequence[str] | None, group2: str | None, by_rows: bool
+) -> tuple[str | Sequence[str] | None, str | None]:
     """The two sides of a comparison; see :meth:`rmve.RMVE.differential_expression`.
 
     Parameters
@@ -135,12 +135,14 @@ def take_abundance(cells: AnnData, compute: Callable[[], object]) -> pd.DataFram
 
 def _groups_with_cells(
     groups: pd.Series, groupby: str, group1: str | Sequence[str] | None, group2: str | None, by_rows: bool
-) -> tuple[list | None, object]:
+) -> tuple[str | Sequence[str] | None, str | None]:
     """The groups to compare; raises ValueError if one of them holds no cells, or all."""
     present = [name for name in groups.cat.categories if (groups == name).any()]
     if by_rows:
         return group1, group2
-    wanted = present if group1 is None else [group1] if np.isscalar(group1) else list(group1)
+    wanted: list[str] = (
+        present if group1 is None else [group1] if isinstance(group1, str) or np.isscalar(group1) else list(group1)
+    )
     for name in [*wanted, *([] if group2 is None else [group2])]:
         if name not in present:
             raise ValueError(
@@ -168,7 +170,7 @@ def raw_statistics(adata_manager, first: np.ndarray, second: np.ndarray) -> dict
     Arrays of shape ``(G,)`` under scvi-tools' names, ending in 1 and 2. The data is read in blocks.
     """
     x = adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for number, mask in ((1, first), (2, second)):
         rows = np.flatnonzero(mask)
         sums = np.zeros((3, x.shape[1]))

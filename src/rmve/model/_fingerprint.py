@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -14,7 +15,7 @@ from rmve.data.on_disk import stored_chunks
 from rmve.maths.sparse_rows import SparseRows
 
 
-def fingerprint(adata: AnnData, setup_args: Mapping[str, object]) -> str:
+def fingerprint(adata: AnnData, setup_args: Mapping[str, Any]) -> str:
     """SHA-256 of the names of cells and genes, the values, and the registered columns and positions, in their order.
 
     Parameters

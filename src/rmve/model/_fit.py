@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,14 +123,16 @@ def checkpoint_writer(
 
     def save_run(trainer: Trainer) -> None:
         nonlocal digest
-        splitter, setup_args = trainer.datamodule, manager.registry[SETUP_ARGS_KEY]
+        splitter = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
+        setup_args = manager.registry[SETUP_ARGS_KEY]
         options, functions = repeated_options(fit | {"checkpoint_every": every})
         split = [np.asarray(rows, dtype=int) for rows in (splitter.train_idx, splitter.val_idx, splitter.test_idx)]
         cells, data = fingerprint(manager.adata, setup_args), fit["plan_kwargs"]["data"]
         digest = Run(options, functions, cells, trainer.world_size, split, data).write(folder)
 
     def save_model(new: Path, trainer: Trainer) -> None:
-        splitter, logged = trainer.datamodule, getattr(trainer.logger, "history", {})
+        splitter = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
+        logged = getattr(trainer.logger, "history", {})
         document = describe(
             is_trained_=True,
             history_=continued(history, logged, guard.first),
@@ -165,7 +168,7 @@ def last_checkpoint(folder: Path) -> Path:
     return epochs[-1]
 
 
-def resumed_options(folder: Path, run: Run, plan_kwargs: dict, trainer_kwargs: dict) -> dict[str, object]:
+def resumed_options(folder: Path, run: Run, plan_kwargs: dict, trainer_kwargs: dict) -> dict[str, Any]:
     """Arguments of ``train`` of a run, with those that were changed.
 
     Parameters
@@ -335,7 +338,7 @@ def options_of_processes(strategy: object, early_stopping: bool) -> dict[str, ob
 
 def is_first_process(strategy: object) -> bool:
     """Whether no other process of a run writes before this one: it is the first one, or there are no others."""
-    return not use_distributed_sampler(strategy) or not rank_zero_only.rank
+    return not use_distributed_sampler(strategy) or not rank_zero_only.rank  # type: ignore[attr-defined]  # set on the function
 
 
 def as_list(plugins: object) -> list:

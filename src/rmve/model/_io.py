@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from anndata import AnnData, read_h5ad
 
@@ -56,7 +57,7 @@ class Known:
     spatial_map: SpatialMap | None
     given_names: dict[str, list[int]]
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, as they are written to disk."""
         return {
             "clusters": self.clusters.to_dict(),
@@ -67,7 +68,7 @@ class Known:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object], n_components: int, n_latent: int) -> Known:
+    def from_dict(cls, values: Mapping[str, Any], n_components: int, n_latent: int) -> Known:
         """Inverse of :meth:`to_dict`.
 
         Parameters
@@ -114,7 +115,7 @@ def to_document(options: dict, registry: dict, attributes: dict, known: Known) -
     }
 
 
-def check_registry(registry: object, folder: Path, name: str) -> None:
+def check_registry(registry: Mapping[str, Any], folder: Path, name: str) -> None:
     """Raise ValueError if a registry is that of a model of another class."""
     if registry[MODEL_NAME_KEY] != name:
         raise ValueError(f"{str(folder)!r} holds a {registry[MODEL_NAME_KEY]} model. Load it with that class.")

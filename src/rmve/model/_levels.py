@@ -59,7 +59,9 @@ def find_levels(module: RMVEModule, manager: AnnDataManager, posterior: Posterio
 
 def _halves(module: RMVEModule, manager: AnnDataManager) -> tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]:
     """Two halves of the molecules of at most :data:`MAX_SUPPORT_CELLS` cells, and each one's component by the first."""
-    first, second, assigned = [], [], []
+    first: list[sp.csr_matrix] = []
+    second: list[sp.csr_matrix] = []
+    assigned = []
     for _, tensors in batches(module, manager, sample_rows(manager.adata.n_obs, MAX_SUPPORT_CELLS)):
         halves = split_batch(tensors, "binomial")
         parts = (halves[REGISTRY_KEYS.X_KEY], halves[TARGET_KEY])

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -181,7 +181,7 @@ class RMVE(RMVEBase):
         )
         self.clusters_ = Clusters.of(range(n_placeholder), labels)
         #: Partition that training started from, shape ``(n,)``; ``None`` before, and after loading.
-        self.starting_partition_ = None
+        self.starting_partition_: np.ndarray | None = None
         self._model_summary_string = (
             f"RMVE with n_components={n_components}, n_latent={n_latent}, gene_likelihood={gene_likelihood!r}, "
             f"posterior={posterior!r}, repulsion={repulsion!r}"
@@ -288,10 +288,11 @@ class RMVE(RMVEBase):
                 "`early_stopping=True`, or `checkpoint_dir`."
             )
         folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
+        partition = None
         if start is not None:
             if self.is_trained_:
                 raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
-            start = check.check_start(start, self.adata.n_obs)
+            partition = check.check_start(start, self.adata.n_obs)
         if load_sparse_tensor:
             raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
         trainer_kwargs |= _fit.options_of_processes(trainer_kwargs.get("strategy"), early_stopping)
@@ -311,7 +312,7 @@ class RMVE(RMVEBase):
             train_size = 1.0 - (validation_size or 0.0)
         if folder is not None and _fit.is_first_process(trainer_kwargs.get("strategy")):
             _fit.check_no_run(folder)
-        defaults = {"estimator": self.estimator}
+        defaults: dict[str, Any] = {"estimator": self.estimator}
         n_clusters = self.init_params_["non_kwargs"]["n_components"]
         labels, arguments = names_of_labels(self.registry_), self.registry_[SETUP_ARGS_KEY]
         if labels and n_clusters is None and (label_codes(self.adata_manager) < 0).any():
@@ -324,7 +325,7 @@ class RMVE(RMVEBase):
             self.module,
             self.adata_manager,
             first=not self.is_trained_,
-            partition=start,
+            partition=partition,
             n_clusters=n_clusters,
             with_graph=options.neighbor_weight > 0,
             spatial_key=arguments.get("spatial_key") if learned else None,
@@ -391,8 +392,8 @@ class RMVE(RMVEBase):
             self.module.eval()  # an error leaves it in training mode
         logged = getattr(self.trainer.logger, "history", None)
         if isinstance(logged, dict):
-            self.history_ = _fit.continued(history, logged, guard.first)
-        self.is_trained_ = was_trained or guard.failure is None or guard.n_epochs > 0
+            self.history_: dict[str, pd.DataFrame] | None = _fit.continued(history, logged, guard.first)
+        self.is_trained_: bool = was_trained or guard.failure is None or guard.n_epochs > 0
         if self.is_trained_ and not self.is_query_:  # clusters of new cells are the reference's
             self._choose_level()
             if arguments["plan_kwargs"]["data"].positions is not None:
@@ -496,7 +497,7 @@ class RMVE(RMVEBase):
         self,
         adata: AnnData | None = None,
         soft: bool = False,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
         unknown: str | None = None,
     ) -> pd.Series | pd.DataFrame:
@@ -527,17 +528,17 @@ class RMVE(RMVEBase):
         if batch_size is not None:
             check.check_positive_int("batch_size", batch_size)
         cells = self._validate_anndata(adata)
-        indices = check.get_indices(indices, cells.n_obs)
+        rows = check.get_indices(indices, cells.n_obs)
         if unknown is not None:
             _novelty.check_unknown(unknown, self.clusters_.names)
-        posterior = self._posterior(cells, indices, batch_size)
-        index = cells.obs_names if indices is None else cells.obs_names[indices]
+        posterior = self._posterior(cells, rows, batch_size)
+        index = cells.obs_names if rows is None else cells.obs_names[rows]
         if soft:
             return self.clusters_.probabilities(posterior.assignment, index)
         labels = self.clusters_.labels(posterior.assignment, index)
         if unknown is None:
             return labels
-        return _novelty.name_unknown(labels, self._novelty(cells, posterior, indices), unknown)
+        return _novelty.name_unknown(labels, self._novelty(cells, posterior, rows), unknown)
 
     @property
     def n_clusters(self) -> int:
@@ -842,6 +843,7 @@ class RMVE(RMVEBase):
         posterior = self._posterior()
         distance = _tables.separations(self.module.mixture)
         self.clusters_ = self._clusters_at(n_clusters, posterior.assigned, distance)
+        assert self.adata is not None  # its posterior was read
         return self.clusters_.labels(posterior.assignment, self.adata.obs_names)
 
     def _clusters_at(self, n_clusters: int, assigned: np.ndarray, distance: np.ndarray) -> Clusters:
@@ -915,6 +917,7 @@ class RMVE(RMVEBase):
         if unknown:
             raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
         cells = self.adata if adata is None else adata
+        assert cells is not None  # `predict` has read them
         check.check_structures(cells)
         missing = labels.index.difference(cells.obs_names)
         if len(missing):
@@ -983,7 +986,9 @@ class RMVE(RMVEBase):
                 torch.manual_seed(seed)
                 model = cls(adata, **model_kwargs)
                 model.train(**(train_kwargs or {}))
-                runs.append(StabilityRun(model._posterior().assigned, model.clusters_.of_component, model.tree))
+                runs.append(
+                    StabilityRun(model._posterior().assigned, np.asarray(model.clusters_.of_component), model.tree)
+                )
         return compare_runs(runs, adata.obs_names)
 
     # ----------------------------------------------------------------- space

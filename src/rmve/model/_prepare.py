@@ -89,8 +89,10 @@ def prepare(
         points = principal_components(module, manager, seed, first)
     spread = first and partition is None and 0 < (labels >= 0).sum() < len(labels)  # labels spread on the graph
     if spread or (with_graph and neighbors_key is None):
+        assert points is not None  # read above in both cases
         graph = initialization.nearest_neighbors(points, initialization.N_NEIGHBORS, seed)
     if first:
+        assert points is not None
         if partition is None:
             start = find_start(points, graph, labels, n_labels, n_clusters, seed)
         else:

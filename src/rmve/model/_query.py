@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 from scvi.nn import FCLayers
 
@@ -48,7 +49,7 @@ def check_query_options(options: Mapping[str, object]) -> dict[str, bool]:
     return {name: bool(options.get(name, default)) for name, default in FREEZING.items()}
 
 
-def check_saved_options(attributes: Mapping[str, object]) -> None:
+def check_saved_options(attributes: Mapping[str, Any]) -> None:
     """Raise ValueError unless the attributes of a file hold what :func:`check_query_options` returns, or are no query's."""
     options = attributes["query_options_"]
     known = isinstance(options, dict) and options.keys() == FREEZING.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 import pandas as pd
 from anndata import AnnData
@@ -35,7 +36,7 @@ class Results:
 
     obs: dict[str, pd.Series] = field(default_factory=dict)
     obsm: dict[str, object] = field(default_factory=dict)
-    uns: dict[str, object] = field(default_factory=dict)
+    uns: dict[str, Any] = field(default_factory=dict)
 
     def write(self, adata: AnnData, names: Written) -> None:
         """Write everything into AnnData."""
@@ -46,7 +47,7 @@ class Results:
         adata.uns[names.uns] = self.uns
 
 
-def read_names(arguments: Mapping[str, object]) -> dict[str, set]:
+def read_names(arguments: Mapping[str, Any]) -> dict[str, set]:
     """Names that the model reads, in each part of AnnData, from arguments of ``setup_anndata``."""
     return {
         "obs": {*registered_columns(arguments)},

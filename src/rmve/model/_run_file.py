@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -43,7 +44,7 @@ class Run:
         What the training plan knows of each cell.
     """
 
-    options: dict[str, object]
+    options: dict[str, Any]
     functions: list[str]
     cells: str
     n_processes: int
@@ -76,11 +77,11 @@ class Run:
             return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def repeated_options(arguments: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+def repeated_options(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Those arguments of a run that a resumed one repeats, and the names of the plan's options that are functions."""
     plan = {name: value for name, value in arguments["plan_kwargs"].items() if name != "data"}
     functions = [name for name, value in plan.items() if callable(value)]
-    options = {"plan_kwargs": {name: value for name, value in plan.items() if name not in functions}}
+    options: dict[str, Any] = {"plan_kwargs": {name: value for name, value in plan.items() if name not in functions}}
     for name in arguments.keys() & (OF_THE_RUN.keys() | REPEATED.keys()):
         options[name] = arguments[name]
     options["datasplitter_kwargs"] = {"as_counts": arguments["datasplitter_kwargs"]["as_counts"]}
@@ -158,13 +159,13 @@ def check_data(run: Run) -> None:
     check_split_of_rows(run.split, n)
 
 
-def _to_tensors(value: np.ndarray | sp.csr_matrix | None) -> object:
+def _to_tensors(value: Any) -> object:
     if sp.issparse(value):
-        return [torch.as_tensor(part) for part in (value.data, value.indices, value.indptr)] + [list(value.shape)]
+        return [*map(torch.as_tensor, (value.data, value.indices, value.indptr)), list(value.shape)]
     return None if value is None else torch.as_tensor(value)
 
 
-def _from_tensors(value: object) -> np.ndarray | sp.csr_matrix | None:
+def _from_tensors(value: Any) -> Any:
     if isinstance(value, list):
         *parts, shape = value
         return sp.csr_matrix(tuple(part.numpy() for part in parts), shape=shape)

@@ -206,7 +206,7 @@ def check_unchanged(manager: AnnDataManager) -> None:
     manager.register_fields(adata, copy.deepcopy(manager.registry), allow_missing_labels=True)
 
 
-def _notes(manager: AnnDataManager) -> dict[str, object]:
+def _notes(manager: AnnDataManager) -> dict[tuple[str, str], object]:
     """Checksums of what scvi-tools noted in ``obs`` and ``obsm``; another set-up, of whatever model, writes over it."""
     fields = [field for field in manager.data_registry.values() if str(field.attr_key).startswith(SCVI_NOTES)]
     parts = {(field.attr_name, field.attr_key): getattr(manager.adata, field.attr_name) for field in fields}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +64,7 @@ class Snapshot:
         return [where for where, content in self.parts.items() if now.parts.get(where) != content]
 
 
-def registered_columns(arguments: dict) -> list[str]:
+def registered_columns(arguments: Mapping[str, Any]) -> list[str]:
     """Columns of ``obs`` that arguments of ``setup_anndata`` name."""
     single = [arguments.get(name) for name in COLUMNS]
     return [key for key in single if key is not None] + [
@@ -80,7 +82,7 @@ def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
     return kind, zlib.crc32(hashes.tobytes())
 
 
-def array_checksum(x: object, name: str = "") -> object:
+def array_checksum(x: Any, name: str = "") -> object:
     """Shape, type and, in memory, checksum of an array, a frame or a sparse matrix."""
     if x is None:
         return None
@@ -95,4 +97,4 @@ def array_checksum(x: object, name: str = "") -> object:
         return (tuple(x.shape), str(x.dtype))
     if x.dtype == object:
         return (x.shape, zlib.crc32(repr(x.tolist()).encode()))
-    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1)))
+    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1).data))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from scvi.module.base import auto_move_data
-from torch import Tensor
+from scvi.nn import FCLayers
+from torch import Tensor, nn
 
+from rmve.likelihoods import Likelihood
+from rmve.maths.dropout import Dropout
 from rmve.maths.estimators import nodes_over_y
 from rmve.maths.latent import LOG_VAR_RANGE, draw_of_component, offset_kl
 from rmve.maths.sparse_input import differences_from_zero, first_layer, standardized_zero
 from rmve.maths.sparse_rows import SparseRows
+from rmve.module._mixture import GaussianMixture
 from rmve.module._objective import Objective, given
 
 #: Standardised inputs are clipped here, as ``scanpy.pp.scale(max_value=10)`` does.
@@ -20,6 +25,23 @@ INPUT_CLIP = 10.0
 
 class EncodingMixin:
     """Part of :class:`rmve.module.RMVEModule` that encodes."""
+
+    likelihood: Likelihood
+    posterior: str
+    training: bool
+    encode_covariates: bool
+    encoder: FCLayers
+    input_dropout: Dropout
+    y_head: nn.Linear
+    mean_head: nn.Linear
+    log_var_head: nn.Linear
+    mean_offset: Tensor
+    log_var_offset: Tensor
+    mixture: GaussianMixture
+    input_mean: Tensor
+    input_sd: Tensor
+    target_sum: Tensor
+    size_factor_scale: Tensor
 
     # ---------------------------------------------------------------- inputs
 
@@ -41,6 +63,7 @@ class EncodingMixin:
             Shape ``(B, 1)``; used for counts only.
         """
         if not self.likelihood.standardizes:
+            assert not isinstance(x, SparseRows)  # only counts are loaded sparse
             return x
         if isinstance(x, SparseRows):
             return self._differences(x, log_library).dense().add_(self._zero())
@@ -48,7 +71,8 @@ class EncodingMixin:
             x = torch.log1p(x * self._input_scale(log_library))
         return ((x - self.input_mean) / self.input_sd).clamp(-INPUT_CLIP, INPUT_CLIP)
 
-    def _input_scale(self, log_library: Tensor) -> Tensor:
+    def _input_scale(self, log_library: Tensor | None) -> Tensor:
+        assert log_library is not None  # counts have one
         return self.target_sum * (-log_library).exp()
 
     def _zero(self) -> Tensor:
@@ -62,10 +86,10 @@ class EncodingMixin:
         zero = self._zero()
         return zero + self.input_dropout(inputs - zero)
 
-    def _differences(self, x: SparseRows, log_library: Tensor) -> SparseRows:
+    def _differences(self, x: SparseRows, log_library: Tensor | None) -> SparseRows:
         return differences_from_zero(x, self._input_scale(log_library), self.input_mean, self.input_sd, INPUT_CLIP)
 
-    def _hidden(self, x: Tensor | SparseRows, library: Tensor | None, *covariates: Tensor, cont: Tensor | None):
+    def _hidden(self, x: Tensor | SparseRows, library: Tensor | None, *covariates: Tensor | None, cont: Tensor | None):
         """Last hidden layer of the encoder, shape ``(B, n_hidden)``."""
         if self.encode_covariates or not (isinstance(x, SparseRows) and x.device.type == "cpu"):
             inputs = self._drop(self.standardize(x, library))
@@ -87,7 +111,7 @@ class EncodingMixin:
         batch_index: Tensor | None = None,
         cat_covs: Tensor | None = None,
         cont_covs: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Parameters of ``q(y|x)`` and of ``q(z|x,y)`` for every component.
 
         Parameters
@@ -132,7 +156,7 @@ class EncodingMixin:
         zero = torch.zeros_like(self.mixture.mean)
         return zero, zero
 
-    def _infer_one(self, inputs: dict[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+    def _infer_one(self, inputs: dict[str, Any], objective: Objective) -> dict[str, Any]:
         """:meth:`inference` with one draw of ``y``, for training: nothing of shape ``(B, K, d)`` but one divergence."""
         log_q, library, mean, log_var = self._shared(**inputs)
         y, weights = nodes_over_y(given(log_q, objective), "sample")
@@ -157,7 +181,7 @@ class EncodingMixin:
         n_samples: int = 1,
         estimator: str = "sample",
         objective: Objective | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Encode cells and draw latent points.
 
         Parameters
@@ -178,7 +202,7 @@ class EncodingMixin:
         ``(S, B, d)`` for several draws, with ``weights`` of shape ``(S, B)`` under which the expectation over ``y`` is
         their weighted sum; ``qz`` is the normal with the mean and variance of ``q(z|x)``.
         """
-        inputs = {
+        inputs: dict[str, Any] = {
             "x": x,
             "size_factor": size_factor,
             "batch_index": batch_index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -142,7 +143,7 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         self.size_factor_scale.fill_(size_factor_scale)
         self.x_head.bias.copy_(output_bias)
         log_dispersion = self.likelihood.start_log_dispersion(sd)
-        if log_dispersion is not None:
+        if log_dispersion is not None and self.log_dispersion is not None:
             self.log_dispersion.copy_(log_dispersion)
 
     @torch.no_grad()
@@ -179,14 +180,14 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
 
     # ---------------------------------------------------------------- inputs
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor | None]:
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Any]:
         return {
             "x": tensors[REGISTRY_KEYS.X_KEY],
             "size_factor": tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY),
             **_covariates(tensors),
         }
 
-    def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Tensor | None]:
+    def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Any]:
         library = inference_outputs["library"]
         if TARGET_KEY in tensors and library is not None:
             library = self.log_library(tensors[TARGET_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
@@ -204,7 +205,7 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         cont_covs: Tensor | None = None,
         transform_batch: int | None = None,
         with_distribution: bool = True,
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """Decode latent points.
 
         Parameters
@@ -225,12 +226,12 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
         ``parameters`` of ``p(x|z)``, a dictionary of tensors as :class:`rmve.likelihoods.Likelihood` describes them, and,
         if asked for, the distribution ``px``.
         """
-        if transform_batch is not None:
+        if transform_batch is not None and batch_index is not None:
             batch_index = torch.full_like(batch_index, transform_batch)
         lead, flat = z.shape[:-2], z.reshape(-1, z.shape[-1])
         covariates = [batch_index, *split_covariates(cat_covs)]
         if lead:
-            covariates = [c.expand(*lead, *c.shape).reshape(-1, c.shape[-1]) for c in covariates]
+            covariates = [c if c is None else c.expand(*lead, *c.shape).reshape(-1, c.shape[-1]) for c in covariates]
             cont_covs = None if cont_covs is None else cont_covs.expand(*lead, *cont_covs.shape).flatten(0, -2)
         h = self.decoder(flat, *covariates, cont=cont_covs)
         heads = {"location": self.x_head} | {name: getattr(self, f"{name}_head") for name in self.likelihood.heads}
@@ -239,7 +240,7 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
             parameters["library"] = library
         if self.log_dispersion is not None:
             parameters["log_dispersion"] = self.log_dispersion
-        outputs: dict[str, object] = {"parameters": parameters}
+        outputs: dict[str, Any] = {"parameters": parameters}
         if with_distribution:
             outputs["px"] = self.distribution(parameters)
         return outputs

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmve._keys import TARGET_KEY
 from rmve.maths.estimators import assignment_term
 from rmve.maths.regularization import agreement, balance, entropy, potts_log_prior
 from rmve.maths.repulsion import REPULSIONS, WEIGHT_SENSITIVE, default_bandwidth
+from rmve.module._mixture import GaussianMixture
 
 #: Share of the old value in the running error of held-out positions.
 SPACE_VAR_MEMORY = 0.98
@@ -62,6 +65,7 @@ def given(log_q: Tensor, objective: Objective | None) -> Tensor:
     """``log q(y|x)``, and for held cells the log of their given assignment."""
     if objective is None or objective.held is None:
         return log_q
+    assert objective.target is not None  # it comes with `held`
     return torch.where(objective.held[:, None], objective.target.clamp_min(1e-30).log(), log_q)
 
 
@@ -82,6 +86,15 @@ def not_finite(loss: LossOutput, rows: np.ndarray) -> str:
 
 class ObjectiveMixin:
     """Part of :class:`rmve.module.RMVEModule` that makes the loss."""
+
+    training: bool
+    mixture: GaussianMixture
+    repulsion: str | None
+    space_head: nn.Linear
+    space_var: Tensor
+    log_likelihood: Callable[..., Tensor]
+    _get_inference_input: Callable[..., dict[str, Any]]
+    _shared: Callable[..., tuple[Tensor, Tensor | None, Tensor, Tensor]]
 
     def position_loss(
         self,
@@ -135,7 +148,7 @@ class ObjectiveMixin:
         self,
         tensors: dict[str, Tensor],
         inference_outputs: dict[str, Tensor],
-        generative_outputs: dict[str, object],
+        generative_outputs: dict[str, Any],
         objective: Objective | None = None,
         kl_weight: float = 1.0,
     ) -> LossOutput:
@@ -173,6 +186,8 @@ class ObjectiveMixin:
             log_prior = potts_log_prior(log_weights, objective.neighbor_mean, objective.neighbor_weight)
         latent = assignment_term(log_q, log_prior, objective.kl_weight * kl)
         if objective.held is not None:
+            assert objective.target is not None  # both come with `held`
+            assert objective.label_weight is not None
             # equation 3: y is given, log p(y) - KL + alpha log q(y|x)
             of_held = objective.target * (
                 objective.kl_weight * kl - log_weights - objective.label_weight[:, None] * log_q
@@ -185,14 +200,17 @@ class ObjectiveMixin:
         if objective.positions is not None:
             assignment = log_q.exp()
             if objective.held is not None:
+                assert objective.target is not None
                 assignment = torch.where(objective.held[:, None], objective.target, assignment)
+            assert objective.held_out is not None  # it comes with `positions`
             misplaced = self.position_loss(
                 assignment, inference_outputs, objective.positions, objective.held_out, objective.min_signal
             )
             extra["position_loss"] = misplaced
             loss = loss + objective.position_weight * misplaced
         if self.repulsion is not None and objective.repulsion_weight > 0:
-            mean, var = self.mixture.mean, self.mixture.var
+            mean: Tensor = self.mixture.mean
+            var = self.mixture.var
             if self.repulsion in WEIGHT_SENSITIVE and not objective.repulsion_moves:
                 mean, var = mean.detach(), var.detach()
             penalty = REPULSIONS[self.repulsion](weights, mean, var, default_bandwidth(weights, var))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path as FilePath
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
@@ -75,7 +76,7 @@ def draw_body(ax: Axes) -> None:
     for name in DRAWN:
         x, y, width, height = ORGANS.loc[name]
         for center in {x, 2 * MIDDLE - x} if name in PAIRED else {x}:
-            style = {"facecolor": ORGAN, "edgecolor": ORGAN_EDGE, "linewidth": 0.6, "alpha": 0.55}
+            style: dict[str, Any] = {"facecolor": ORGAN, "edgecolor": ORGAN_EDGE, "linewidth": 0.6, "alpha": 0.55}
             ax.add_patch(Ellipse((center, y), width, height, zorder=1, **style))
     left, right, top, bottom = FRAME
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
@@ -146,7 +147,8 @@ def body_map(
     shown = np.clip(points, [left, top], [right, bottom])
     order = np.random.default_rng(0).permutation(np.flatnonzero(known))
     size = np.clip(8_000 / max(len(order), 1), 2, 26)
-    axes.scatter(*shown[order].T, c=colors.of_cells[order], s=size, alpha=0.75, linewidths=0, zorder=3, rasterized=True)
+    x, y = shown[order].T
+    axes.scatter(x, y, c=colors.of_cells[order], s=size, alpha=0.75, linewidths=0, zorder=3, rasterized=True)
     if colors.scale is not None:
         colors.legend(axes)
     elif names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,11 +59,11 @@ class CellColors:
         if self.scale is not None:
             ax.figure.colorbar(self.scale, ax=ax, shrink=0.6, aspect=18, pad=0.02).outline.set_visible(False)
             return
-        style = {"linestyle": "", "marker": "o"}
+        style: dict[str, Any] = {"linestyle": "", "marker": "o"}
         dots = [Line2D([], [], color=self.of_names[k], label=self.names[k], **style) for k in self.present(among)]
         if dots:
-            columns, place = 1 + len(dots) // 20, {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
-            legend = ax.legend(handles=dots, frameon=False, fontsize=8, ncols=columns, **place)
+            style = {"ncols": 1 + len(dots) // 20, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
+            legend = ax.legend(handles=dots, frameon=False, fontsize=8, **style)
             for text, dot in zip(legend.get_texts(), dots, strict=True):
                 text.set_text(dot.get_label())  # a label that begins with "_" is drawn, too
 
@@ -157,10 +158,11 @@ def palette(adata: AnnData, name: str, categories: pd.Index) -> list[str]:
     elif chosen is not None:
         chosen = list(np.atleast_1d(chosen))
     if chosen is not None and len(chosen) >= n_colors:
-        colors = [_to_color(color) for color in chosen[:n_colors]]
-        if None not in colors:
+        converted = [_to_color(color) for color in chosen[:n_colors]]
+        colors = [color for color in converted if color is not None]
+        if len(colors) == n_colors:
             return colors
-        wrong = chosen[colors.index(None)]
+        wrong = chosen[converted.index(None)]
         warnings.warn(
             f"`adata.uns['{name}_colors']` holds {wrong!r}, which is no colour. Default colours are used.",
             UserWarning,

@@ -77,7 +77,7 @@ def components(
 
 def _draw_separation(axes: Axes, used: pd.DataFrame, colors: list[str]) -> None:
     """Distances on axes of their own, right of the bars."""
-    beside = axes.inset_axes([1.06, 0.0, 0.7, 1.0], sharey=axes)
+    beside = axes.inset_axes((1.06, 0.0, 0.7, 1.0), sharey=axes)
     names = dict(zip(used.index, row_names(used["cluster"].astype(str)), strict=True))
     distance = used["separation"].to_numpy(dtype=float)
     near = np.flatnonzero(np.isfinite(distance))

@@ -93,15 +93,17 @@ def embedding(
 
     axes = new_axes(ax, (7.2 if with_legend else 4.8, 4.4))
     order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
+    x, y = points[order].T
     axes.scatter(
-        *points[order].T,
+        x,
+        y,
         c=colors.of_cells[order],
-        alpha=alpha[order],
+        alpha=alpha[order],  # type: ignore[arg-type]  # matplotlib takes an array, its stubs one number only
         s=np.clip(25_000 / adata.n_obs, 0.5, 16),
         linewidths=0,
         rasterized=True,
     )
-    if ellipses:
+    if ellipses and plane is not None:
         _draw_components(axes, adata, key, *plane)
     axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=plain(color))
     despine(axes, "top", "right")

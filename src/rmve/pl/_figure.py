@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.patheffects as effects
 import matplotlib.pyplot as plt
@@ -18,10 +19,10 @@ from rmve.pl._names import plain
 #: Resolution of saved bitmaps.
 DPI = 200
 #: Line at the recommended number of clusters.
-CUT = {"color": "#d55e00", "linestyle": (0, (4, 2)), "linewidth": 1.6}
+CUT: dict[str, Any] = {"color": "#d55e00", "linestyle": (0, (4, 2)), "linewidth": 1.6}
 
 
-def require(container: Mapping, where: str, name: str, key_added: str) -> object:
+def require(container: Mapping, where: str, name: str, key_added: str) -> Any:
     """An entry that ``annotate`` writes.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +98,7 @@ def merge_tree(
         axes.axvline(number - 0.5, label=label, **style)
     cells = [f"{n:,}" for n in used["n_cells"]]
     for row, text in enumerate(cells):
-        place = {"xy": (0, row), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xy": (0, row), "xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         axes.annotate(text, xytext=(-4, 0), ha="right", va="center_baseline", fontsize=8, color="0.4", **place)
     axes.set(yticks=np.arange(n_used), yticklabels=row_names(clusters), ylim=(n_used - 0.4, -0.6))
     axes.set(
@@ -130,7 +131,9 @@ def leaf_order(components: np.ndarray, cuts: pd.DataFrame) -> list[int]:
 
 def _brackets(order: list[int], clusters: list[str], cuts: pd.DataFrame) -> list[tuple]:
     """Lines of the tree: for each merge its x and y values, and the cluster that it lies within, if any."""
-    nodes = {k: (len(order), row, {clusters[row]}) for row, k in enumerate(order)}
+    nodes: dict[int, tuple[int, float, set[str]]] = {
+        k: (len(order), row, {clusters[row]}) for row, k in enumerate(order)
+    }
     lines = []
     for _, cut in cuts.iloc[1:].iterrows():
         x = cut["n_clusters"]
@@ -160,11 +163,11 @@ def _draw_confusion(axes: Axes, cuts: pd.DataFrame, marks: list[tuple[int, str, 
     """Confusion of the merge to each number of clusters, on axes of their own below the tree."""
     height = axes.get_window_extent().height / axes.figure.dpi
     share, gap = PANEL / height, GAP / height
-    below = axes.inset_axes([0, -share - gap, 1, share], sharex=axes)
+    below = axes.inset_axes((0, -share - gap, 1, share), sharex=axes)
     numbers = cuts["n_clusters"].iloc[1:].to_numpy()
     confusion = np.maximum(cuts["confusion"].iloc[1:].to_numpy(dtype=float), MIN_SHOWN)
     shades = np.where(confusion >= MIN_CONFUSION, DARK, GREY)
-    below.vlines(numbers, MIN_SHOWN, confusion, colors=shades, linewidth=1.6)
+    below.vlines(numbers, MIN_SHOWN, confusion, colors=shades.tolist(), linewidth=1.6)
     below.scatter(numbers, confusion, c=shades, s=18, zorder=3, clip_on=False)
     below.axhline(MIN_CONFUSION, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     for number, _, style in marks:

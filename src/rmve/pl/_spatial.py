@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from sklearn.metrics import r2_score
 
 from rmve._keys import DEFAULT_KEY, SPATIAL_KEY, Written
@@ -304,10 +305,10 @@ def _two(points: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     return points[:, list(axes)]
 
 
-def _dots(ax: Axes, points: np.ndarray, **style):
-    return ax.scatter(
-        *points.T, s=np.clip(25_000 / max(len(points), 1), 1.5, 18), linewidths=0, rasterized=True, **style
-    )
+def _dots(ax: Axes, points: np.ndarray, **style) -> PathCollection:
+    x, y = points.T
+    size = np.clip(25_000 / max(len(points), 1), 1.5, 18)
+    return ax.scatter(x, y, s=size, linewidths=0, rasterized=True, **style)
 
 
 def _numbers(ax: Axes, points: np.ndarray, values: np.ndarray, label: str) -> None:

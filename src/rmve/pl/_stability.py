@@ -83,7 +83,7 @@ def _draw_runs(axes: Axes, stability: Stability) -> None:
     """Agreement of each pair of runs, on axes of their own to the right."""
     matrix = stability.agreement.to_numpy()
     n_runs = len(matrix)
-    beside = axes.inset_axes([1.12, 0.0, 0.5, 1.0])
+    beside = axes.inset_axes((1.12, 0.0, 0.5, 1.0))
     beside.pcolormesh(matrix, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
     if n_runs <= MAX_WRITTEN:
         for (i, j), value in np.ndenumerate(matrix):

@@ -44,6 +44,7 @@ class Affine:
         )
         if kind == "linear":
             return affine
+        assert w is not None  # each caller has checked it
         k = w.shape[1]
         deviation = RidgeCV(PENALTIES, fit_intercept=False).fit(_by_cluster(centered, w), s - affine.predict(z, None))
         blocks = np.atleast_2d(deviation.coef_).reshape(s.shape[1], k, d + 1).transpose(1, 0, 2)
@@ -64,6 +65,7 @@ class Affine:
         s = z @ self.coef.T + self.intercept
         if len(self.cluster_coef) == 0:
             return s
+        assert w is not None  # the caller of a map of clusters has them
         centered = z - self.mean
         deviation = np.einsum("kad,nd->nka", self.cluster_coef, centered) + self.cluster_intercept
         return s + np.einsum("nk,nka->na", w, deviation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -242,12 +243,12 @@ class SpatialMap:
         """Whether the positions are predicted better than by chance, see :class:`Quality`."""
         return self.p_value_ <= NO_SIGNAL
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """The map as plain arrays and numbers, as they are written to ``uns`` and to disk."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> SpatialMap:
+    def from_dict(cls, values: Mapping[str, Any]) -> SpatialMap:
         """The map that :meth:`to_dict` wrote, also when it was read back from an h5ad file."""
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
@@ -365,6 +366,7 @@ def folds(
     """
     n = len(coordinates)
     if scheme == "groups":
+        assert groups is not None  # :func:`_check_options` asked for them
         if pd.isna(groups).any():
             raise ValueError("`groups` has missing values for cells with a position. Fill them in.")
         if len(np.unique(groups)) < 2:

@@ -12,6 +12,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch
 import torch
@@ -22,6 +24,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from rmve._files import locked, remove_folder
 from rmve._serialization import JSON_FILE, write_tensors
 from rmve.training._random_numbers import check_random_state
+
+if TYPE_CHECKING:
+    from rmve.training._plan import RMVETrainingPlan
 
 #: Loggers of notes on devices, tips and data loaders.
 CHATTY = (
@@ -59,8 +64,10 @@ class SafeStop(Callback):
 
     def __init__(self, given_warmup: bool = False):
         self.given_warmup = given_warmup
-        self.interrupted, self.failure, self.n_epochs, self.first = False, None, 0, 0
-        self._handler = None
+        self.interrupted, self.n_epochs, self.first = False, 0, 0
+        self.failure: str | None = None
+        self._handler: Callable[[int, FrameType | None], object] | int | None = None
+        self._kept: dict[str, torch.Tensor] | None = None
 
     @property
     def stopped(self) -> bool:
@@ -72,10 +79,10 @@ class SafeStop(Callback):
         self.n_epochs = self.first = trainer.current_epoch
         self._keep(pl_module)
         # once: to look for them in each step takes a tenth of it
-        self._watched = dict(pl_module.module.named_parameters())
-        early = trainer.early_stopping_callback
+        self._watched = dict(_plan(pl_module).module.named_parameters())
+        early: Any = trainer.early_stopping_callback  # scvi-tools' own, with a warm-up
         if early is not None and not self.given_warmup:
-            epochs = math.ceil(pl_module.settled * trainer.max_epochs) - trainer.current_epoch
+            epochs = math.ceil(_plan(pl_module).settled * (trainer.max_epochs or 0)) - trainer.current_epoch
             early.warmup_epochs = max(0, epochs // (trainer.check_val_every_n_epoch or 1))
         if threading.current_thread() is not threading.main_thread():
             return  # signals are the main thread's
@@ -99,7 +106,7 @@ class SafeStop(Callback):
                 pl_module.failure = f"the gradient of {', '.join(bad[:3])} is not finite"
         if pl_module.failure is not None:
             optimizer.zero_grad(set_to_none=True)
-            self.failure, trainer.should_stop = pl_module.failure, True
+            self.failure, trainer.should_stop = _plan(pl_module).failure, True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights of a completed epoch."""
@@ -111,7 +118,7 @@ class SafeStop(Callback):
         """Put back what is not finite."""
         self._release()
         if self.failure is not None:
-            pl_module.module.load_state_dict(self._kept)
+            _plan(pl_module).module.load_state_dict(self._kept)
         self._kept = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -119,7 +126,7 @@ class SafeStop(Callback):
         self._release()
 
     def _keep(self, plan: LightningModule) -> None:
-        self._kept = {name: value.detach().clone() for name, value in plan.module.state_dict().items()}
+        self._kept = {name: value.detach().clone() for name, value in _plan(plan).module.state_dict().items()}
 
     def _release(self) -> None:
         if self._handler is not None:
@@ -224,17 +231,17 @@ class TrainerState(CheckpointIO):
     def __init__(self, state: dict | None = None):
         self.state = state
 
-    def save_checkpoint(self, checkpoint: dict, path: Path, storage_options: object = None) -> None:
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
         """Write the state of a trainer."""
         write_tensors(Path(path), checkpoint)
 
-    def load_checkpoint(self, path: Path, map_location: object = None, weights_only: bool | None = None) -> dict:
+    def load_checkpoint(self, path: str | Path, map_location: object = None, weights_only: bool | None = None) -> dict:
         """The state that was read before: no file is read a second time."""
         if self.state is None:
             raise ValueError(f"{str(path)!r} is no checkpoint of RMVE. Go on with a run by `RMVE.resume`.")
         return self.state
 
-    def remove_checkpoint(self, path: Path) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
 
 
@@ -345,3 +352,8 @@ def silence(everything: bool) -> Iterator[None]:
     """Keep misleading hints of the training libraries off the screen, or all that they say."""
     with _hints(), _chatter() if everything else contextlib.nullcontext():
         yield
+
+
+def _plan(module: LightningModule) -> RMVETrainingPlan:
+    """The module that the trainer trains, by its own type."""
+    return cast("RMVETrainingPlan", module)

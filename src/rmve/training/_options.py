@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ RENAMED = {
 }
 
 
-def _option(default: object, condition: Callable[[str, object], None]) -> object:
+def _option(default: Any, condition: Callable[..., None]) -> Any:
     return field(default=default, metadata={"check": condition})
 
 
@@ -158,7 +159,7 @@ class TrainingOptions:
             option.metadata["check"](option.name, getattr(self, option.name))
 
     @classmethod
-    def of(cls, options: Mapping[str, object]) -> TrainingOptions:
+    def of(cls, options: Mapping[str, Any]) -> TrainingOptions:
         """Those of some options that are RMVE's; others are of a subclass of the plan."""
         return cls(**{name: value for name, value in options.items() if name in NAMES})
 
@@ -176,7 +177,7 @@ class TrainingOptions:
 NAMES = frozenset(option.name for option in fields(TrainingOptions))
 
 
-def translated(options: Mapping[str, object], warn: bool = True) -> dict[str, object]:
+def translated(options: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
     """Options under their present names.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class RMVETrainingPlan(TrainingPlan):
         If an option does not exist, or its value is not possible with the likelihood.
     """
 
-    def __init__(self, module: RMVEModule, *, data: TrainingData, **options: object):
+    def __init__(self, module: RMVEModule, *, data: TrainingData, **options: Any):
         chosen = TrainingOptions(**translated(options))
         super().__init__(module, lr=chosen.lr, weight_decay=chosen.weight_decay, optimizer="AdamW")
         self.options, likelihood = chosen, module.likelihood
@@ -101,7 +102,7 @@ class RMVETrainingPlan(TrainingPlan):
             Where the tensors are wanted.
         """
         options, progress, warmup = self.options, self.progress, self.options.warmup_fraction
-        common = {
+        common: dict[str, Any] = {
             "kl_weight": options.kl_weight * ramp(progress, 0.0, warmup * options.kl_warmup_fraction),
             "view_weight": options.view_weight,
         }
@@ -113,7 +114,7 @@ class RMVETrainingPlan(TrainingPlan):
                 "min_signal": FIRST_SIGNAL if progress < warmup else MIN_SIGNAL,
             }
         labelled = self.labelled[rows]
-        given = {"target": self.start[rows].to(device)}
+        given: dict[str, Any] = {"target": self.start[rows].to(device)}
         if progress < warmup:
             return Objective(
                 **common,
@@ -158,7 +159,7 @@ class RMVETrainingPlan(TrainingPlan):
         rows = batch.pop(INDEX_KEY).cpu().numpy()
         batch = split_batch(batch, self.split, self.module.log_dispersion)
         objective = self.objective(rows, self.device)
-        if objective.view_weight > 0:
+        if self.view is not None and objective.view_weight > 0:
             x = batch[REGISTRY_KEYS.X_KEY]
             objective = replace(objective, view=self.view(x.dense() if isinstance(x, SparseRows) else x))
         inference, _, loss = self._forward(batch, objective)
@@ -167,9 +168,9 @@ class RMVETrainingPlan(TrainingPlan):
         new = inference["log_q"].detach().exp()
         self.usage += new.sum(0)
         if objective.neighbor_mean is not None:
-            rows, new = self._from_all_processes(torch.as_tensor(rows), new)
+            at, new = self._from_all_processes(torch.as_tensor(rows), new)
             momentum = self.options.assignment_momentum
-            self.assignment[rows] = momentum * self.assignment[rows] + (1.0 - momentum) * new.cpu()
+            self.assignment[at] = momentum * self.assignment[at] + (1.0 - momentum) * new.cpu()
         self._add_up(loss)
         return loss.loss
 
@@ -229,14 +230,17 @@ class RMVETrainingPlan(TrainingPlan):
     def on_train_epoch_start(self) -> None:
         """Start to count how much each component is used."""
         self.usage = torch.zeros(self.module.n_components, device=self.device)
-        self.epoch_sums, self.epoch_cells = {}, 0
+        self.epoch_sums: dict[str, Tensor] = {}
+        self.epoch_cells = 0
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Log the epoch's mean loss and its parts, the number of components in use and how far apart they are."""
         if not self.epoch_cells:  # stopped before the first mini-batch
             return
-        means = {f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()}
+        means: dict[str, Tensor | float] = {
+            f"{name}_train": value / self.epoch_cells for name, value in self.epoch_sums.items()
+        }
         self.log("train_loss", means.pop("loss_train"), prog_bar=True, sync_dist=self.use_sync_dist)
         # names and meaning as in scvi-tools' models
         means |= {"elbo_train": means["reconstruction_loss_train"] + means["kl_local_train"], "kl_global_train": 0.0}

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from inspect import signature
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
@@ -74,7 +75,7 @@ def _strategy(name: str, value: object) -> None:
         _instance(str, Strategy)(name, value)
 
 
-def _max_time(name: str, value: object) -> None:
+def _max_time(name: str, value: Any) -> None:
     try:
         seconds = None if value is None else Timer(value).time_remaining()
     except Exception as error:
@@ -270,9 +271,7 @@ def n_validation(
     return n_obs - math.ceil((train_size or (0.9 if early_stopping else 1.0)) * n_obs)
 
 
-def check_limits(
-    options: Mapping[str, object], max_epochs: int | None, batch_size: int, n_train: int, n_val: int
-) -> None:
+def check_limits(options: Mapping[str, Any], max_epochs: int | None, batch_size: int, n_train: int, n_val: int) -> None:
     """Raise ValueError if options leave nothing to train on or to validate with, or would have no effect.
 
     Parameters
@@ -332,6 +331,6 @@ def _own_options(plan: type) -> set[str]:
     for owner in plan.__mro__:
         if owner is RMVETrainingPlan:
             break
-        parameters = signature(owner.__init__).parameters.values() if "__init__" in vars(owner) else ()
+        parameters = signature(vars(owner)["__init__"]).parameters.values() if "__init__" in vars(owner) else ()
         names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
     return names - {"self", "module", "data"}
