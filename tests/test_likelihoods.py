@@ -6,7 +6,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from rmve.likelihoods import LIKELIHOODS
+from rmve.likelihoods import LIKELIHOODS, CountLikelihood
 
 # those of `make_module` and `make_batch`
 B, G, K, D = 12, 9, 3, 2
@@ -33,3 +33,11 @@ def test_means_add_up_to_the_library(make_module, make_batch, likelihood):
     _, generative = module(tensors, compute_loss=False)
     torch.testing.assert_close(module.likelihood.log_mean(generative["parameters"]).exp().sum(-1), tensors[X].sum(-1))
     torch.testing.assert_close(generative["px"].get_normalized("scale").sum(-1), torch.ones(B, dtype=torch.float64))
+
+
+def test_counts_are_standardised():
+    """A class for counts that is not to be standardised is refused where it is written."""
+    with pytest.raises(TypeError, match="Raw: .*`standardizes`"):
+
+        class Raw(CountLikelihood):
+            standardizes = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rmve import body, datasets, levels, maths, pl, stability
     from rmve.clusters.stability import Stability
+    from rmve.domains import spatial_domains
     from rmve.model import RMVE
     from rmve.model._cut import cut_levels
     from rmve.spatial import SpatialMap, pool_neighbors
@@ -26,6 +27,7 @@ __all__ = [
     "maths",
     "pl",
     "pool_neighbors",
+    "spatial_domains",
     "stability",
 ]
 __version__ = version("rmve")
@@ -37,6 +39,7 @@ _HOMES = {
     "Stability": "rmve.clusters.stability",
     "cut_levels": "rmve.model._cut",
     "pool_neighbors": "rmve.spatial",
+    "spatial_domains": "rmve.domains",
 }
 
 

@@ -46,13 +46,13 @@ def subcluster_column(key_added: str) -> str:
     return f"{key_added}_sub"
 
 
-def check_files(source: Path, outputs: Iterable[Path]) -> None:
-    """Raise ValueError if two options name one file, or an output is the input under another name."""
-    named = [source, *outputs]
-    for place, path in enumerate(named):
-        for other in named[:place]:
-            if path.absolute() == other.absolute():
-                raise ValueError(f"{path} is named twice. Give each output a file of its own.")
+def check_files(outputs: Iterable[Path]) -> None:
+    """Raise ValueError if two options name one file."""
+    seen = set()
+    for path in outputs:
+        if path.resolve() in seen:
+            raise ValueError(f"{path} is named twice. Give each output a file of its own.")
+        seen.add(path.resolve())
 
 
 def compare(adata: AnnData, key_added: str, column: str) -> dict[str, str]:

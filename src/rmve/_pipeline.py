@@ -84,7 +84,7 @@ def from_file_to_file(
     extras = extras or Extras()
     with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
         outputs = [output, *extras.files(), *([] if report is None else [report])]
-        check_files(source, outputs)
+        check_files(outputs)
         for path in outputs:
             check_output(path, force)
         start = time.perf_counter()

@@ -34,7 +34,7 @@ class Likelihood(ABC):
     #: Whether values are raw counts. They are normalised by the library size and log-transformed for the encoder, and
     #: loaded sparse.
     takes_counts: ClassVar[bool] = False
-    #: Whether the encoder's input is centred and scaled, gene by gene.
+    #: Whether the encoder's input is centred and scaled, gene by gene; always so for counts.
     standardizes: ClassVar[bool] = True
     #: Whether there is a learned ``log_dispersion`` for each gene.
     has_dispersion: ClassVar[bool] = False
@@ -45,6 +45,11 @@ class Likelihood(ABC):
     splits: ClassVar[tuple[str | None, ...]] = (None,)
     #: Function that makes another view of a mini-batch, shape ``(B, G)``; ``None`` if the user has to give one.
     default_view: Callable[[Tensor], Tensor] | None = None  # as a ClassVar it would be taken for a method
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if cls.takes_counts and not cls.standardizes:
+            raise TypeError(f"{cls.__name__}: the encoder reads counts standardised. Leave `standardizes` True.")
 
     def problem(self, values: np.ndarray) -> str | None:
         """Why values cannot be of this likelihood, or ``None``.
