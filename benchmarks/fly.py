@@ -6,10 +6,8 @@ The atlas (3,039 places x 84 genes, in situ intensities) has positions, the 1,29
 left out in seven parts. From the others, cells are matched with places; the pattern of a left-out gene is the average of
 its expression in the cells matched with each place, and is compared with the atlas (Pearson correlation).
 
-RMVE reads counts, so the atlas is read as counts, too: Poisson draws around the intensities, with each gene's mean and
-each cell's depth as in the sequenced cells. Both are clustered and embedded together, with the positions of the atlas. A
-place and a cell match by a Gaussian kernel, on mapped positions (``map``) or in the latent space (``latent``), whose width
-is the one that fits the genes that are not left out. novoSpaRc (Nitzan et al., Nature 2019) gets the same genes of the
+RMVE is ``rmve.map_to_atlas``: the atlas is read as counts, Poisson draws around the intensities with each gene's mean and each
+cell's depth as in the sequenced cells, and places are matched with cells in the latent space. novoSpaRc (Nitzan et al., Nature 2019) gets the same genes of the
 atlas.
 """
 
@@ -26,9 +24,7 @@ from runs import measured, prepare, run_missing, to_markdown, versions
 
 import rmve
 
-N_PARTS, N_DRAWS = 7, 2
-#: Widths of the kernel to choose from, in root-mean-square distances between all cells.
-WIDTHS = (0.03, 0.05, 0.08, 0.12, 0.18, 0.27)
+N_PARTS = 7
 METHODS = ("rmve", "novosparc")
 NOTES = (
     "Mean Pearson correlation between reconstructed and measured pattern over the genes: *left out*, each once, and *used*. "
@@ -54,46 +50,18 @@ def correlations(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return (found * true).sum(0) / np.maximum(norm, np.finfo(float).tiny)
 
 
-def as_counts(intensities: np.ndarray, counts: np.ndarray, totals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Counts as the cells' from places of the atlas, ``N_DRAWS`` times each, shape ``(N_DRAWS n, G)``."""
-    rate = np.tile(intensities / intensities.mean(0) * counts.mean(0), (N_DRAWS, 1))
-    return rng.poisson(rate * rng.choice(totals / totals.mean(), size=(len(rate), 1)))
-
-
-def patterns(points: np.ndarray, n_places: int, expression: np.ndarray, width: float) -> np.ndarray:
-    """Average expression of the cells near each place, shape ``(n_places, G)``; ``points`` are places, then cells."""
-    places, cells = points[: N_DRAWS * n_places], points[N_DRAWS * n_places :]
-    scale = 2 * width**2 * points.var(0).sum() * 2
-    weight = np.zeros((n_places, len(cells)))
-    for draw in np.split(places, N_DRAWS):
-        weight += np.exp(-((draw[:, None] - cells) ** 2).sum(-1) / scale)
-    return weight @ expression / np.maximum(weight.sum(1, keepdims=True), 1e-300)
-
-
 def run_rmve(used: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Patterns of all genes, from the used ones, by position and by latent space."""
-    positions, intensities, counts, totals, _ = load()
-    drawn = as_counts(intensities[:, used], counts[:, used], totals, np.random.default_rng(seed))
-    adata = ad.AnnData(np.vstack([drawn, counts[:, used]]).astype(np.float32))
-    adata.X[adata.X.sum(1) == 0, 0] = 1  # a cell without any count cannot be read
-    adata.obs["source"] = pd.Categorical(["atlas"] * len(drawn) + ["cells"] * len(counts))
-    adata.obsm["spatial"] = np.vstack([np.tile(positions, (N_DRAWS, 1)), np.full((len(counts), 3), np.nan)])
+    """Patterns of all genes, from the used ones."""
+    positions, intensities, counts, totals, genes = load()
+    names = np.array(genes)
+    atlas = ad.AnnData(intensities[:, used], var=pd.DataFrame(index=names[used]), obsm={"spatial": positions})
+    cells = ad.AnnData(counts[:, used].astype(np.float32), var=pd.DataFrame(index=names[used]))
+    cells.X[cells.X.sum(1) == 0, 0] = 1  # a cell without any count cannot be read
     scvi.settings.seed = seed
-    rmve.RMVE.setup_anndata(adata, batch_key="source", spatial_key="spatial")
-    model = rmve.RMVE(adata)
-    model.train(accelerator="cpu", enable_progress_bar=False)
+    found = rmve.map_to_atlas(cells, atlas, seed=seed, accelerator="cpu", quiet=True)
     scvi.settings.seed = None
-    spaces = {
-        "map": model.map_to_space()[["0", "1", "2"]].to_numpy(),
-        "latent": model.get_latent_representation().astype(float),
-    }
-    expression = np.log1p(counts / totals[:, None] * np.median(totals))
-    found = {}
-    for name, points in spaces.items():
-        tried = [patterns(points, len(positions), expression, width) for width in WIDTHS]
-        fit = [correlations(result[:, used], intensities[:, used]).mean() for result in tried]
-        found[f"rmve {name}"] = tried[int(np.argmax(fit))]
-    return found, {"r2": float(model.spatial_map_.r2_.mean())}
+    expression = pd.DataFrame(np.log1p(counts / totals[:, None] * np.median(totals)), index=cells.obs_names)
+    return {"rmve": found.impute(expression).to_numpy()}, {"r2": float(found.model.spatial_map_.r2_.mean())}
 
 
 def run_novosparc(used: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rmve import body, datasets, levels, maths, pl, stability
+    from rmve.atlas import map_to_atlas
     from rmve.clusters.stability import Stability
     from rmve.domains import spatial_domains
     from rmve.model import RMVE
@@ -24,6 +25,7 @@ __all__ = [
     "cut_levels",
     "datasets",
     "levels",
+    "map_to_atlas",
     "maths",
     "pl",
     "pool_neighbors",
@@ -38,6 +40,7 @@ _HOMES = {
     "SpatialMap": "rmve.spatial",
     "Stability": "rmve.clusters.stability",
     "cut_levels": "rmve.model._cut",
+    "map_to_atlas": "rmve.atlas",
     "pool_neighbors": "rmve.spatial",
     "spatial_domains": "rmve.domains",
 }
