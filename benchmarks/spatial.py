@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from data import RESULTS, data_folder
+from data import RESULTS, checked
 from runs import CACHE, cached_embedding, measured, prepare, run_missing, to_markdown, versions
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
@@ -36,14 +36,18 @@ from sklearn.preprocessing import StandardScaler
 import rmve
 from rmve.spatial import folds, quality
 
-#: File, likelihood, and column with the type of a cell.
+#: Likelihood, and column with the type of a cell.
 FILES = {
-    "bdtnp": ("drosophila_bdtnp.h5ad", "normal", None),
-    "osmfish": ("osmfish_ssctx.h5ad", "nb", "cell_type"),
-    "starmap": ("starmap_mpfc.h5ad", "nb", "cell_type"),
-    "gtex": ("gtex_520_26tissues.h5ad", "normal", "cell_type"),
-    "mob": ("mob_st.h5ad", "nb", "cell_type"),
+    "bdtnp": ("normal", None),
+    "osmfish": ("nb", "cell_type"),
+    "starmap": ("nb", "cell_type"),
+    "gtex": ("normal", "cell_type"),
+    "mob": ("nb", "cell_type"),
+    "mouse_brain": ("nb", "cell_type"),
+    "worm_body": ("normal", None),
 }
+#: Neurons of a class of the worm lie at most so far apart, as a share of the body.
+MAX_SPREAD = 0.05
 N_TOP_GENES, N_FOLDS, PENALTIES = 2000, 5, np.logspace(-2, 5, 15)
 NOTES = (
     "Mean over seeds and folds. *R²*: of each axis; *error*: median distance from the true position, as a fraction of the "
@@ -51,7 +55,8 @@ NOTES = (
     "an affine map for each component; *no positions*: RMVE that learned no positions, and a linear map afterwards; "
     "*weight 200*: positions weigh four times as much as by default; "
     "*type mean*: the mean position of the cell's labelled type. mob is a ring of layers: no linear map exists. gtex: "
-    "the place of a sample is that of its organ."
+    "the place of a sample is that of its organ. mouse_brain: cells, placed along one axis, the number of the coronal section. "
+    "worm_body: classes of neurons of C. elegans, at the mean place of their neurons."
 )
 
 
@@ -80,11 +85,15 @@ class Placed:
 
 def load(name: str) -> Placed:
     """A data set: cells with a position, at most :data:`N_TOP_GENES` variable genes."""
-    file, likelihood, type_key = FILES[name]
-    adata = ad.read_h5ad(data_folder() / file)
+    likelihood, type_key = FILES[name]
+    adata = ad.read_h5ad(checked(name))
+    if name == "worm_body":  # one row for each class of neurons, transcripts per million
+        adata = adata[adata.obs["position_sd"].astype(float) < MAX_SPREAD].copy()
+        adata.X = adata.to_df().transform(np.log1p).to_numpy()
     adata = adata[np.isfinite(np.asarray(adata.obsm["spatial"], dtype=float)).all(1)].copy()
     if adata.n_vars > N_TOP_GENES:
-        sc.pp.highly_variable_genes(adata, n_top_genes=N_TOP_GENES, flavor="seurat_v3")
+        flavor = "seurat_v3" if likelihood == "nb" else "seurat"
+        sc.pp.highly_variable_genes(adata, n_top_genes=N_TOP_GENES, flavor=flavor)
         adata = adata[:, adata.var["highly_variable"]].copy()
     if likelihood == "nb":
         sc.pp.filter_cells(adata, min_counts=1)
