@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+import torch.distributed as dist
 from scvi import REGISTRY_KEYS, settings
 from torch import Tensor
 
@@ -49,6 +50,17 @@ def quiet():
     yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def own_settings():
+    """No test may leave a seed of scvi-tools behind, or a process group: the next one would train in it."""
+    seed = settings.seed
+    yield
+    settings._seed = seed
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        pytest.fail("The test left a process group behind.")
 
 
 @pytest.fixture(autouse=True)

@@ -32,11 +32,10 @@ def test_there_are_notebooks():
 @pytest.fixture
 def restore_settings():
     """Show no windows, and put back what notebooks set for the whole process."""
-    seed, verbosity, autoshow = scvi.settings.seed, scvi.settings.verbosity, sc.settings.autoshow
+    verbosity, autoshow = scvi.settings.verbosity, sc.settings.autoshow
     sc.settings.autoshow = False
     yield
     sc.settings.autoshow = autoshow
-    scvi.settings._seed = seed
     scvi.settings.verbosity = verbosity
 
 
