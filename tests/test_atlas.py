@@ -104,6 +104,20 @@ REFUSED = {
         ValueError,
         "'mine'",
     ),
+    "notes of the user": (
+        lambda atlas, cells: cells.uns.update(X_atlas={"mine": 1}),
+        {},
+        ValueError,
+        r"uns\['X_atlas'\]",
+    ),
+    "an empty atlas": (lambda atlas, cells: setattr(atlas, "X", 0 * atlas.X), {}, ValueError, "zeros only"),
+    "genes twice": (
+        lambda atlas, cells: setattr(atlas, "var_names", ["g"] * 150),
+        {},
+        ValueError,
+        r"`atlas\.var_names",
+    ),
+    "no seed": (lambda atlas, cells: None, {"seed": "a"}, ValueError, "seed"),
     "no option of training": (lambda atlas, cells: None, {"epochs": 3}, TypeError, "epochs"),
 }
 

@@ -110,6 +110,13 @@ REFUSED = {
     "no neighbours": (lambda adata: None, {"n_neighbors": 0}, ValueError, "n_neighbors"),
     "no counts": (lambda adata: None, {"layer": "log"}, ValueError, "needs raw counts"),
     "a name that is taken": (lambda adata: None, {"key_added": "region"}, ValueError, r"obs\['region'\]"),
+    "a slash": (lambda adata: None, {"key_added": "a/b"}, ValueError, "hold '/'"),
+    "notes of the user": (
+        lambda adata: adata.uns.update(rmve_domain={"mine": 1}),
+        {},
+        ValueError,
+        r"uns\['rmve_domain'\]",
+    ),
     "no likelihood": (lambda adata: None, {"gene_likelihood": "gauss"}, ValueError, "gene_likelihood"),
     "too many domains": (lambda adata: None, {"n_domains": 900}, ValueError, "n_components=900"),
     "no option of training": (lambda adata: None, {"epochs": 3}, TypeError, "epochs"),

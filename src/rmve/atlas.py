@@ -130,6 +130,7 @@ def map_to_atlas(
     >>> found.impute(cells.to_df()).shape
     (150, 200)
     """
+    check.check_positive_int("seed", seed, minimum=0)
     positions = _checked(cells, atlas, spatial_key, key_added)
     shared = [gene for gene in atlas.var_names if gene in set(cells.var_names)]
     if len(shared) < MIN_SHARED:
@@ -138,8 +139,10 @@ def map_to_atlas(
     check.check_values(part, layer, "nb", check.check_finite(part, layer))
     counts = sp.csr_matrix(check.get_matrix(part, layer), dtype=np.float32)
     measured = _dense(atlas[:, shared], atlas_layer)
-    if measured.min() < 0:
-        raise ValueError("`atlas` has negative values. Give counts, or intensities that are not negative.")
+    if measured.min() < 0 or not measured.any():
+        raise ValueError(
+            "`atlas` has negative values, or zeros only. Give counts, or intensities that are not negative."
+        )
     rates = measured / np.maximum(measured.mean(0), 1e-300) * np.asarray(counts.mean(0))
     as_counts = get_likelihood("nb").problem(measured) is None
     depth = np.asarray(counts.sum(1)).ravel()
@@ -172,22 +175,29 @@ def map_to_atlas(
     sd = placed.pop("sd").to_numpy()
     cells.obsm[key_added] = placed.to_numpy()
     cells.obs[f"{key_added}_sd"] = sd
-    cells.uns[key_added] = {"params": {"spatial_key": spatial_key, "n_genes": len(shared), "width": width, "fit": fit}}
+    params = {
+        "function": "map_to_atlas",
+        "spatial_key": spatial_key,
+        "n_genes": len(shared),
+        "width": width,
+        "fit": fit,
+    }
+    cells.uns[key_added] = {"params": params}
     return AtlasMap(model, weights, width, fit, atlas.obs_names.copy(), cells.obs_names.copy())
 
 
 def _checked(cells: AnnData, atlas: AnnData, spatial_key: str, key_added: str) -> np.ndarray:
     """Positions of the atlas, after the checks of what is given."""
-    check.check_anndata(cells)
-    check.check_anndata(atlas)
-    check.check_string("key_added", key_added)
+    for name, adata in (("cells", cells), ("atlas", atlas)):
+        try:
+            check.check_anndata(adata)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("`adata", f"`{name}")) from None
+    check.check_free(cells, key_added, [("obsm", key_added), ("obs", f"{key_added}_sd")], "map_to_atlas")
     positions = check.get_coordinates(atlas, spatial_key)
     if not np.isfinite(positions).all():
         missing = int((~np.isfinite(positions).all(1)).sum())
         raise ValueError(f"`atlas.obsm[{spatial_key!r}]` lacks the position of {missing} place(s). Leave them out.")
-    for part, name in ((cells.obsm, key_added), (cells.obs, f"{key_added}_sd")):
-        if name in part and key_added not in cells.uns:
-            raise ValueError(f"`cells` has {name!r} already. Choose another `key_added`.")
     return positions
 
 

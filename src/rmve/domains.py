@@ -92,9 +92,7 @@ def spatial_domains(
         if adata.obs[section_key].isna().any():
             raise ValueError(f"`adata.obs[{section_key!r}]` has missing values. Give each cell a section.")
         sections = adata.obs[section_key].astype(str).to_numpy()
-    check.check_string("key_added", key_added)
-    if key_added in adata.obs and key_added not in adata.uns:
-        raise ValueError(f"`adata.obs[{key_added!r}]` is there already. Choose another `key_added`.")
+    check.check_free(adata, key_added, [("obs", key_added)], "spatial_domains")
     check.check_values(adata, layer, gene_likelihood, check.check_finite(adata, layer))
     graph = surroundings(positions, sections, n_neighbors)
     own = graph + sp.identity(adata.n_obs, dtype=np.float32, format="csr")
@@ -110,5 +108,6 @@ def spatial_domains(
     domains = model.predict().cat.rename_categories(str)
     degree = float(np.median(np.asarray(graph.sum(1))))
     adata.obs[key_added] = domains
-    adata.uns[key_added] = {"params": {"spatial_key": spatial_key, "layer": layer or "X", "n_neighbors": degree}}
+    params = {"function": "spatial_domains", "spatial_key": spatial_key, "layer": layer or "X", "n_neighbors": degree}
+    adata.uns[key_added] = {"params": params}
     return model

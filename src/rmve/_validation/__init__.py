@@ -36,7 +36,7 @@ from rmve._validation.data import (
 )
 from rmve._validation.device import check_device, check_processes
 from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_units
-from rmve._validation.results import check_key_added, foreign_names
+from rmve._validation.results import check_free, check_key_added, foreign_names
 
 __all__ = [
     "Values",
@@ -47,6 +47,7 @@ __all__ = [
     "check_finite",
     "check_flag",
     "check_genes",
+    "check_free",
     "check_key_added",
     "check_known",
     "check_known_covariates",

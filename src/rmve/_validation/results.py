@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anndata as ad
 import numpy as np
@@ -37,14 +37,18 @@ def check_key_added(adata: ad.AnnData, key: str, registered: Mapping[str, set], 
         If it is empty, holds ``/`` (which h5ad cannot store), or one of the names made from it holds something that
         RMVE did not write, or that the model reads.
     """
-    if not isinstance(key, str):
-        raise TypeError(f"`key_added` must be a string, not {type(key).__name__}.")
-    if not key or "/" in key or not key.isprintable():
-        raise ValueError(f"`key_added` must not be empty or hold '/' or control characters; got {key!r}.")
+    _check_name(key)
     for part, name in foreign_names(adata, key, with_map) + [
         (part, name) for part, name in Written(key).places(with_map) if name in registered.get(part, ())
     ]:
         raise ValueError(f"`key_added={key!r}` would overwrite `adata.{part}[{name!r}]`. Choose another name.")
+
+
+def _check_name(key: object) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"`key_added` must be a string, not {type(key).__name__}.")
+    if not key or "/" in key or not key.isprintable():
+        raise ValueError(f"`key_added` must not be empty or hold '/' or control characters; got {key!r}.")
 
 
 def foreign_names(adata: ad.AnnData, key: str, with_map: bool) -> list[tuple[str, str]]:
@@ -89,3 +93,36 @@ def _are_our_clusters(adata: ad.AnnData, names: Written, components: object) -> 
         return set(map(str, pd.unique(column.dropna()))) <= set(cluster)
     expected = finest.astype(str).map(cluster)
     return bool((column.astype(str).to_numpy() == expected.to_numpy()).all())
+
+
+def check_free(adata: ad.AnnData, key: str, others: Sequence[tuple[str, str]], function: str) -> None:
+    """Raise unless a function can write under names that are free, or hold what it wrote before.
+
+    Parameters
+    ----------
+    adata
+        Data to write to.
+    key
+        Key of ``adata.uns``, whose ``"params"`` name the function.
+    others
+        Parts of ``adata`` and names in them.
+    function
+        Name of the function.
+
+    Raises
+    ------
+    TypeError
+        If the key is no string.
+    ValueError
+        If it is empty or holds ``/``, or a name is taken.
+    """
+    _check_name(key)
+    entry = adata.uns.get(key)
+    params = entry.get("params") if isinstance(entry, Mapping) else None
+    if isinstance(params, Mapping) and params.get("function") == function and set(entry) == {"params"}:
+        return
+    for part, name in (("uns", key), *others):
+        if name in getattr(adata, part):
+            raise ValueError(
+                f"`adata.{part}[{name!r}]` is there already, and not from `{function}`. Choose another `key_added`."
+            )
