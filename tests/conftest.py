@@ -31,6 +31,7 @@ from torch import Tensor
 from rmve import RMVE
 from rmve.clusters.initialization import nearest_neighbors
 from rmve.clusters.levels import MergeTree
+from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.repulsion import REPULSIONS
 from rmve.module import RMVEModule
 
@@ -382,15 +383,17 @@ def run_blocks(tmp_path, monkeypatch) -> Callable[..., dict[str, object]]:
         monkeypatch.setattr(RMVE, "train", train)
         monkeypatch.chdir(tmp_path)
         namespace: dict[str, object] = {"__name__": name}
-        repulsions, seed = dict(REPULSIONS), settings.seed
+        registries = [(registry, dict(registry)) for registry in (REPULSIONS, LIKELIHOODS)]
+        seed = settings.seed
         try:
             with plt.rc_context(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 for block in blocks:
                     exec(compile(block, f"{name}: {block.splitlines()[0]}", "exec"), namespace)
         finally:
-            REPULSIONS.clear()
-            REPULSIONS.update(repulsions)
+            for registry, content in registries:
+                registry.clear()
+                registry.update(content)
             settings.seed = seed
             plt.close("all")
         return namespace
