@@ -21,10 +21,10 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from data import RESULTS, Dataset, load
+from data import Dataset, load
 from methods import read_levels, train_rmve
 from peers import cluster_embedding, pca_embedding, scvi_embedding
-from runs import CACHE, Clusters, cached_embedding, measured, prepare, run_missing, span, to_markdown, versions
+from runs import CACHE, Clusters, cached_embedding, measured, prepare, run_missing, span, write_table
 from scores import score
 
 BATCH_KEY = "batch"
@@ -145,8 +145,7 @@ def main() -> None:
         f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/batches.py --data {arguments.data} "
         f"--methods {arguments.methods} --seeds {arguments.seeds}"
     )
-    text = f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "batches.md").write_text(text)
+    write_table("batches", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
-from data import RESULTS, checked
-from runs import measured, prepare, run_missing, to_markdown, versions
+from data import checked
+from runs import measured, prepare, run_missing, write_table
 from spatial import METHODS, N_TOP_GENES, Placed
 
 from rmve.body import ORGANS
@@ -182,7 +182,7 @@ def main() -> None:
     rows = rows.sort_values(["data", "cells", "method"], key=lambda column: column.map(order), kind="stable")
     summary = summarize(rows)
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/body.py --seeds {arguments.seeds}"
-    (RESULTS / "body.md").write_text(f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n")
+    write_table("body", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 

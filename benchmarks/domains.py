@@ -14,10 +14,10 @@ import argparse
 import anndata as ad
 import pandas as pd
 import scanpy as sc
-from data import RESULTS, Dataset, checked
+from data import Dataset, checked
 from methods import read_levels, train_rmve
 from peers import cluster_embedding, pca_embedding
-from runs import measured, prepare, run_missing, span, to_markdown, versions
+from runs import measured, prepare, run_missing, span, write_table
 from scores import score
 
 import rmve
@@ -82,7 +82,7 @@ def main() -> None:
         rows.sort_values(["input", "method"], key=lambda c: c.map({n: i for i, n in enumerate((*INPUTS, *METHODS))}))
     )
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/domains.py --seeds {arguments.seeds}"
-    (RESULTS / "domains.md").write_text(f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n")
+    write_table("domains", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 

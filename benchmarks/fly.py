@@ -19,8 +19,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scvi
-from data import RESULTS, checked
-from runs import measured, prepare, run_missing, to_markdown, versions
+from data import checked
+from runs import measured, prepare, run_missing, write_table
 
 import rmve
 
@@ -130,8 +130,7 @@ def main() -> None:
     jobs = [] if arguments.only_table else jobs
     summary = summarize(run_missing("fly", ["method", "seed", "part"], jobs, run))
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/fly.py --seeds {arguments.seeds}"
-    text = f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "fly.md").write_text(text)
+    write_table("fly", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import pandas as pd
-from data import RESULTS, load
+from data import load
 from methods import train_rmve
-from runs import prepare, run_missing, to_markdown, versions
+from runs import prepare, run_missing, write_table
 from scores import score
 
 from rmve.clusters.levels import MIN_CONFUSION, N_MOLECULES, merge_tree
@@ -70,9 +70,7 @@ def main() -> None:
     jobs = [(data, int(seed)) for seed in arguments.seeds.split(",") for data in arguments.data.split(",")]
     rows = run_missing("levels", ["data", "seed"], jobs, run)
     command = f"python benchmarks/levels.py --data {arguments.data} --seeds {arguments.seeds}"
-    text = f"{to_markdown(summarize(rows))}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "levels.md").write_text(text)
-    print(text)
+    print(write_table("levels", summarize(rows), NOTES, command))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ import argparse
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
 import scvi
-from data import RESULTS, checked
-from runs import measured, prepare, run_missing, to_markdown, versions
+from data import checked
+from runs import measured, prepare, run_missing, write_table
 from scores import score
 
 import rmve
@@ -76,8 +75,7 @@ def main() -> None:
     means = rows.groupby(["data", "neighbours"]).mean(numeric_only=True).drop(columns="seed").round(3).reset_index()
     summary = means.join(rows.groupby(["data", "neighbours"]).size().rename("runs"), on=["data", "neighbours"])
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/neighbourhoods.py --seeds {arguments.seeds}"
-    text = f"{to_markdown(pd.DataFrame(summary))}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "neighbourhoods.md").write_text(text)
+    write_table("neighbourhoods", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
-from data import RESULTS, choose_genes, is_there, read
+from data import choose_genes, is_there, read
 from methods import train_rmve
-from runs import CACHE, prepare, run_missing, to_markdown, versions
+from runs import CACHE, prepare, run_missing, write_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -131,9 +131,7 @@ def main() -> None:
     ]
     rows = run_missing("novelty", ["data", "left out"], jobs, run)
     command = f"python benchmarks/novelty.py --data {arguments.data} --types {arguments.types}"
-    text = f"{to_markdown(summarize(rows))}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "novelty.md").write_text(text)
-    print(text)
+    print(write_table("novelty", summarize(rows), NOTES, command))
 
 
 if __name__ == "__main__":

@@ -256,9 +256,15 @@ def benchmark(
     options = f'--data "{arguments.data}" --methods "{arguments.methods}" --seeds {arguments.seeds}'
     command = f"OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/{script}.py {options} --name {arguments.name}"
     summary = summarize(table)
-    text = f"{to_markdown(summary)}\n\n{notes}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / f"{arguments.name}.md").write_text(text)
+    write_table(arguments.name, summary, notes, command)
     print(summary.to_string(index=False))
+
+
+def write_table(name: str, table: pd.DataFrame, notes: str, command: str) -> str:
+    """Write ``results/NAME.md``: a table, what its columns mean, and the command and versions that it is from."""
+    text = f"{to_markdown(table)}\n\n{notes}\n\nCommand: `{command}`\n\n{versions()}\n"
+    (RESULTS / f"{name}.md").write_text(text)
+    return text
 
 
 def versions() -> str:

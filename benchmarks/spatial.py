@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import scvi
-from data import RESULTS, checked
-from runs import CACHE, cached_embedding, measured, prepare, run_missing, to_markdown, versions
+from data import checked
+from runs import CACHE, cached_embedding, measured, prepare, run_missing, write_table
 from sklearn.base import BaseEstimator
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.cross_decomposition import PLSRegression
@@ -245,8 +245,7 @@ def main() -> None:
     )
     summary = summarize(rows)
     command = "OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/spatial.py"
-    text = f"{to_markdown(summary)}\n\n{NOTES}\n\nCommand: `{command}`\n\n{versions()}\n"
-    (RESULTS / "spatial.md").write_text(text)
+    write_table("spatial", summary, NOTES, command)
     print(summary.to_string(index=False))
 
 
