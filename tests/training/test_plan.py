@@ -367,51 +367,6 @@ def test_unknown_option(cells, unchanged):
     assert not model.is_trained
 
 
-def test_failed_training_starts_afresh(cells, monkeypatch):
-    """After a call of train that failed, the next one begins with the starting partition, not half-way."""
-    RMVE.setup_anndata(cells)
-    model = RMVE(cells, n_components=3)
-    with pytest.raises(TypeError):
-        model.train(max_epochs=1, plan_kwargs={"repulsoin": 1.0})
-    seen = {}
-
-    @functools.wraps(RMVETrainingPlan.__init__)
-    def note(self, module, **kwargs):
-        seen.update(kwargs)
-        raise InterruptedError
-
-    monkeypatch.setattr(RMVETrainingPlan, "__init__", note)
-    with pytest.raises(InterruptedError):
-        model.train(max_epochs=1)
-    assert seen.get("warmup_fraction") != 0.0
-    assert set(np.unique(seen["data"].start)) == {0.0, 1.0}
-    small = seen["data"].start.argmax(1)
-    assert homogeneity_score(cells.obs["cell_type"], small) == pytest.approx(1.0)
-    assert len(set(small)) == model.module.n_components > 3
-
-
-def test_options_reach_the_plan(cells, monkeypatch):
-    """Options given to train, and the estimator given to the model, arrive in the plan."""
-    seen = {}
-
-    @functools.wraps(RMVETrainingPlan.__init__)
-    def note(self, module, **kwargs):
-        seen.update(kwargs)
-        raise InterruptedError
-
-    monkeypatch.setattr(RMVETrainingPlan, "__init__", note)
-    RMVE.setup_anndata(cells)
-    model = RMVE(cells, n_components=3, estimator="gumbel")
-    with pytest.raises(InterruptedError):
-        model.train(max_epochs=1, plan_kwargs={"neighbor_weight": 3.0, "repulsion_weight": 2.0})
-    assert (seen["neighbor_weight"], seen["repulsion_weight"], seen["estimator"]) == (3.0, 2.0, "gumbel")
-    data = seen["data"]
-    assert data.start.shape == (cells.n_obs, model.module.n_components)
-    np.testing.assert_allclose(data.start.sum(1), 1.0)
-    np.testing.assert_allclose(np.asarray(data.graph.sum(1)).ravel(), 1.0, rtol=1e-5)
-    assert not data.labelled.any()
-
-
 @pytest.fixture
 def plan_options(monkeypatch):
     """Call ``train`` up to the plan and return what the plan is given."""
@@ -430,6 +385,33 @@ def plan_options(monkeypatch):
         return seen
 
     return run
+
+
+def test_failed_training_starts_afresh(cells, plan_options):
+    """After a call of train that failed, the next one begins with the starting partition, not half-way."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3)
+    with pytest.raises(TypeError):
+        model.train(max_epochs=1, plan_kwargs={"repulsoin": 1.0})
+    seen = plan_options(model)
+    assert seen.get("warmup_fraction") != 0.0
+    assert set(np.unique(seen["data"].start)) == {0.0, 1.0}
+    small = seen["data"].start.argmax(1)
+    assert homogeneity_score(cells.obs["cell_type"], small) == pytest.approx(1.0)
+    assert len(set(small)) == model.module.n_components > 3
+
+
+def test_options_reach_the_plan(cells, plan_options):
+    """Options given to train, and the estimator given to the model, arrive in the plan."""
+    RMVE.setup_anndata(cells)
+    model = RMVE(cells, n_components=3, estimator="gumbel")
+    seen = plan_options(model, plan_kwargs={"neighbor_weight": 3.0, "repulsion_weight": 2.0})
+    assert (seen["neighbor_weight"], seen["repulsion_weight"], seen["estimator"]) == (3.0, 2.0, "gumbel")
+    data = seen["data"]
+    assert data.start.shape == (cells.n_obs, model.module.n_components)
+    np.testing.assert_allclose(data.start.sum(1), 1.0)
+    np.testing.assert_allclose(np.asarray(data.graph.sum(1)).ravel(), 1.0, rtol=1e-5)
+    assert not data.labelled.any()
 
 
 def test_given_start(cells, plan_options):
