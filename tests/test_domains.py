@@ -129,3 +129,13 @@ def test_refused(tissue, unchanged, change, options, error, match):
     change(tissue)
     with unchanged(tissue), pytest.raises(error, match=match):
         rmve.spatial_domains(tissue, **options)
+
+
+def test_cells_on_disk(tissue, tmp_path):
+    """Cells whose counts stay in the file get the same domains."""
+    tissue.write_h5ad(tmp_path / "tissue.h5ad")
+    on_disk = ad.read_h5ad(tmp_path / "tissue.h5ad", backed="r")
+    for adata in (tissue, on_disk):
+        torch.manual_seed(0)
+        rmve.spatial_domains(adata, max_epochs=2, quiet=True)
+    assert on_disk.obs["rmve_domain"].equals(tissue.obs["rmve_domain"])

@@ -11,6 +11,7 @@ from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
 from rmve import _validation as check
+from rmve.clusters.initialization import log_normalize
 from rmve.likelihoods import get_likelihood
 from rmve.model import RMVE
 
@@ -132,7 +133,7 @@ def map_to_atlas(
     """
     check.check_positive_int("seed", seed, minimum=0)
     positions = _checked(cells, atlas, spatial_key, key_added)
-    shared = [gene for gene in atlas.var_names if gene in set(cells.var_names)]
+    shared = atlas.var_names[atlas.var_names.isin(cells.var_names)]
     if len(shared) < MIN_SHARED:
         raise ValueError(f"`cells` and `atlas` share {len(shared)} gene(s). Give both the same names in `var_names`.")
     part = cells[:, shared]
@@ -143,35 +144,30 @@ def map_to_atlas(
         raise ValueError(
             "`atlas` has negative values, or zeros only. Give counts, or intensities that are not negative."
         )
-    rates = measured / np.maximum(measured.mean(0), 1e-300) * np.asarray(counts.mean(0))
-    as_counts = get_likelihood("nb").problem(measured) is None
     depth = np.asarray(counts.sum(1)).ravel()
-    n_draws = 1 if as_counts else N_DRAWS
-    rng = np.random.default_rng(seed)
-    drawn = (
-        measured if as_counts else rng.poisson(np.tile(rates, (n_draws, 1)) * _depths(depth, n_draws * len(rates), rng))
-    )
+    drawn = measured if get_likelihood("nb").problem(measured) is None else _as_counts(measured, counts, depth, seed)
+    n_draws = len(drawn) // len(measured)
     both = AnnData(
         sp.vstack([sp.csr_matrix(drawn, dtype=np.float32), counts], format="csr"),
         obs=pd.DataFrame(
             {"source": pd.Categorical([ATLAS] * len(drawn) + [CELLS] * len(depth))},
             index=np.arange(len(drawn) + len(depth)).astype(str),
         ),
-        var=pd.DataFrame(index=shared),
+        var=pd.DataFrame(index=shared.to_numpy()),
     )
     unknown = np.full((len(depth), positions.shape[1]), np.nan)
     both.obsm["spatial"] = np.vstack([np.tile(positions, (n_draws, 1)), unknown])
+    # a place of which nothing was drawn cannot be read; each cell has counts
     both = both[np.asarray(both.X.sum(1)).ravel() > 0].copy()
     is_cell = (both.obs["source"] == CELLS).to_numpy()
-    if is_cell.sum() < len(depth):
-        raise ValueError(f"{len(depth) - is_cell.sum()} cell(s) have no count of a shared gene. Leave them out.")
     RMVE.setup_anndata(both, batch_key="source", spatial_key="spatial")
     model = RMVE(both)
     model.train(**train_kwargs)
     placed = model.map_to_space()[is_cell]
     place = both.obs_names[~is_cell].astype(int).to_numpy() % len(positions)
     latent = model.get_latent_representation().astype(float)
-    weights, width, fit = _match(latent[~is_cell], place, latent[is_cell], measured, _log_normalized(counts))
+    expression = log_normalize(counts.toarray(), depth, float(np.median(depth)))
+    weights, width, fit = _match(latent[~is_cell], place, latent[is_cell], measured, expression)
     sd = placed.pop("sd").to_numpy()
     cells.obsm[key_added] = placed.to_numpy()
     cells.obs[f"{key_added}_sd"] = sd
@@ -194,11 +190,7 @@ def _checked(cells: AnnData, atlas: AnnData, spatial_key: str, key_added: str) -
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("`adata", f"`{name}")) from None
     check.check_free(cells, key_added, [("obsm", key_added), ("obs", f"{key_added}_sd")], "map_to_atlas")
-    positions = check.get_coordinates(atlas, spatial_key)
-    if not np.isfinite(positions).all():
-        missing = int((~np.isfinite(positions).all(1)).sum())
-        raise ValueError(f"`atlas.obsm[{spatial_key!r}]` lacks the position of {missing} place(s). Leave them out.")
-    return positions
+    return check.get_all_coordinates(atlas, spatial_key, "atlas", "place")
 
 
 def _dense(adata: AnnData, layer: str | None) -> np.ndarray:
@@ -207,14 +199,12 @@ def _dense(adata: AnnData, layer: str | None) -> np.ndarray:
     return np.asarray(matrix.toarray() if sp.issparse(matrix) else matrix, dtype=float)
 
 
-def _depths(depth: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Relative depths of so many drawn places, shape ``(n, 1)``."""
-    return rng.choice(depth / depth.mean(), size=(n, 1))
-
-
-def _log_normalized(counts: sp.csr_matrix) -> np.ndarray:
-    depth = np.asarray(counts.sum(1))
-    return np.log1p(counts.toarray() / np.maximum(depth, 1.0) * np.median(depth))
+def _as_counts(intensities: np.ndarray, counts: sp.csr_matrix, depth: np.ndarray, seed: int) -> np.ndarray:
+    """Poisson draws around intensities, with the genes' means and the depths of some cells; :data:`N_DRAWS` of each place."""
+    rng = np.random.default_rng(seed)
+    rates = intensities / np.maximum(intensities.mean(0), 1e-300) * np.asarray(counts.mean(0))
+    rates = np.tile(rates, (N_DRAWS, 1))
+    return rng.poisson(rates * rng.choice(depth / depth.mean(), size=(len(rates), 1)))
 
 
 def _match(

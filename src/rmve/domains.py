@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
 from anndata import AnnData
 
 from rmve import _validation as check
 from rmve.likelihoods import get_likelihood
 from rmve.model import RMVE
+from rmve.spatial._domains import pool
 from rmve.spatial._surroundings import surroundings
 
-#: Name of the graph and of the values that a model of domains is trained on, in its own AnnData.
-GRAPH, POOLED = "surroundings", "pooled"
+#: Name of the graph in the AnnData that a model of domains is trained on.
+GRAPH = "surroundings"
 
 
 def spatial_domains(
@@ -76,13 +76,7 @@ def spatial_domains(
     """
     check.check_anndata(adata)
     likelihood = get_likelihood(gene_likelihood)
-    positions = check.get_coordinates(adata, spatial_key)
-    if not np.isfinite(positions).all():
-        missing = int((~np.isfinite(positions).all(1)).sum())
-        raise ValueError(
-            f"`adata.obsm[{spatial_key!r}]` lacks the position of {missing} cell(s). Give the others: "
-            f"`adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)].copy()`."
-        )
+    positions = check.get_all_coordinates(adata, spatial_key, "adata", "cell")
     if n_neighbors is not None:
         check.check_positive_int("n_neighbors", n_neighbors)
     sections = None
@@ -95,17 +89,14 @@ def spatial_domains(
     check.check_free(adata, key_added, [("obs", key_added)], "spatial_domains")
     check.check_values(adata, layer, gene_likelihood, check.check_finite(adata, layer))
     graph = surroundings(positions, sections, n_neighbors)
-    own = graph + sp.identity(adata.n_obs, dtype=np.float32, format="csr")
-    values = own @ sp.csr_matrix(check.get_matrix(adata, layer), dtype=np.float32)
-    if not likelihood.takes_counts:
-        values = sp.csr_matrix(values.multiply(1.0 / np.asarray(own.sum(1)).reshape(-1, 1)))
+    values = pool(check.get_matrix(adata, layer), graph, mean=not likelihood.takes_counts)
     obs = adata.obs[[] if section_key is None else [section_key]].copy()
-    pooled = AnnData(values.tocsr(), obs=obs, var=adata.var[[]].copy(), obsp={GRAPH: graph})
+    pooled = AnnData(values, obs=obs, var=adata.var[[]].copy(), obsp={GRAPH: graph})
     batch_key = section_key if sections is not None and len(set(sections)) > 1 else None
     RMVE.setup_anndata(pooled, batch_key=batch_key, neighbors_key=GRAPH)
     model = RMVE(pooled, n_components=n_domains, gene_likelihood=gene_likelihood)
     model.train(**train_kwargs)
-    domains = model.predict().cat.rename_categories(str)
+    domains = model.predict()
     degree = float(np.median(np.asarray(graph.sum(1))))
     adata.obs[key_added] = domains
     params = {"function": "spatial_domains", "spatial_key": spatial_key, "layer": layer or "X", "n_neighbors": degree}

@@ -35,7 +35,7 @@ from rmve._validation.data import (
     get_matrix,
 )
 from rmve._validation.device import check_device, check_processes
-from rmve._validation.places import find_graph, get_coordinates, warn_of_mixed_units
+from rmve._validation.places import find_graph, get_all_coordinates, get_coordinates, warn_of_mixed_units
 from rmve._validation.results import check_free, check_key_added, foreign_names
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
     "check_device",
     "check_finite",
     "check_flag",
-    "check_genes",
     "check_free",
+    "check_genes",
     "check_key_added",
     "check_known",
     "check_known_covariates",
@@ -57,8 +57,8 @@ __all__ = [
     "check_names",
     "check_number",
     "check_positive_int",
-    "check_processes",
     "check_prefix",
+    "check_processes",
     "check_same_type",
     "check_split",
     "check_start",
@@ -68,6 +68,7 @@ __all__ = [
     "check_values",
     "find_graph",
     "foreign_names",
+    "get_all_coordinates",
     "get_coordinates",
     "get_folder",
     "get_indices",

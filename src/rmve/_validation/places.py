@@ -113,6 +113,32 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str | None) -> np.ndarray:
     return coordinates
 
 
+def get_all_coordinates(adata: ad.AnnData, spatial_key: str, name: str, row: str) -> np.ndarray:
+    """:func:`get_coordinates` of data in which each row has some.
+
+    Parameters
+    ----------
+    adata, spatial_key
+        As in :func:`get_coordinates`.
+    name, row
+        Words of an error for the data and for a row of it.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`get_coordinates`, and if a row has no position.
+    """
+    coordinates = get_coordinates(adata, spatial_key)
+    missing = int(np.isnan(coordinates).any(1).sum())
+    if missing:
+        where = f"{name}.obsm[{spatial_key!r}]"
+        raise ValueError(
+            f"`{where}` lacks the position of {missing} {row}(s). Leave them out: "
+            f"`{name}[np.isfinite({where}).all(1)].copy()`."
+        )
+    return coordinates
+
+
 def warn_of_mixed_units(adata: ad.AnnData, spatial_key: str, batch_key: str) -> None:
     """Warn if the positions of one batch are spread :data:`MIXED_UNITS` times wider than another's."""
     coordinates = pd.DataFrame(get_coordinates(adata, spatial_key)).groupby(adata.obs[batch_key].to_numpy())

@@ -1,4 +1,4 @@
-"""What training leaves alone in a query: the networks of its reference, but for what they are told of new batches."""
+"""What training leaves alone in a query: the networks of its reference, but for the parts that read new batches."""
 
 from __future__ import annotations
 

@@ -7,6 +7,29 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from rmve import _validation as check
+from rmve.data.on_disk import stored_chunks
+
+
+def pool(values, graph, mean: bool = False) -> sp.csr_matrix:
+    """Values of each cell and its neighbours, added up.
+
+    Parameters
+    ----------
+    values
+        Data in memory or on disk, shape ``(n, G)``.
+    graph
+        Neighbour graph, shape ``(n, n)``. Its weights are not used: what has one is a neighbour.
+    mean
+        Whether to return the mean instead of the sum.
+    """
+    own = sp.csr_matrix(graph, dtype=np.float32, copy=True)
+    own.data = np.ones_like(own.data)
+    own.setdiag(1.0)
+    stored = sp.vstack([sp.csr_matrix(block, dtype=np.float32) for block in stored_chunks(values)], format="csr")
+    pooled = own @ stored
+    if mean:
+        pooled = pooled.multiply(1.0 / np.asarray(own.sum(1)).reshape(-1, 1))
+    return sp.csr_matrix(pooled)
 
 
 def pool_neighbors(adata: AnnData, neighbors_key: str, layer: str | None = None, key_added: str = "pooled") -> None:
@@ -46,8 +69,5 @@ def pool_neighbors(adata: AnnData, neighbors_key: str, layer: str | None = None,
     if key_added == layer:
         raise ValueError(f"`key_added={key_added!r}` would replace the counts. Choose another name.")
     check.check_values(adata, layer, "nb", check.check_finite(adata, layer))
-    graph = sp.csr_matrix(check.find_graph(adata, neighbors_key), copy=True)
-    graph.data = np.ones_like(graph.data)
-    graph.setdiag(1.0)
-    counts = sp.csr_matrix(check.get_matrix(adata, layer))
-    adata.layers[key_added] = sp.csr_matrix(graph.astype(np.float32) @ counts.astype(np.float32))
+    graph = check.find_graph(adata, neighbors_key)
+    adata.layers[key_added] = pool(check.get_matrix(adata, layer), graph)

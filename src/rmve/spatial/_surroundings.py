@@ -30,10 +30,13 @@ def ring_size(positions: np.ndarray) -> int | None:
     -------
     6 on a hexagonal grid, 8 on a square one, ``None`` where there is none.
     """
+    n_near = min(max(RINGS) + 1, len(positions) - 1)
+    if positions.shape[1] != 2 or n_near <= min(RINGS):
+        return None
+    distance = NearestNeighbors(n_neighbors=n_near + 1).fit(positions).kneighbors(positions)[0][:, 1:]
     for size, (n_nearest, within, beyond) in RINGS.items():
-        if positions.shape[1] != 2 or len(positions) <= size + 1:
+        if size >= n_near:
             continue
-        distance = NearestNeighbors(n_neighbors=size + 2).fit(positions).kneighbors(positions)[0][:, 1:]
         steps = np.median(distance, axis=0) / max(grid_step(distance, n_nearest), 1e-300)
         if steps[0] > 0 and steps[size - 1] <= within and steps[size] >= beyond:
             return size
@@ -73,13 +76,9 @@ def surroundings(
         if ring is not None:  # beyond the edge there is no spot
             n_nearest, within, beyond = RINGS[ring]
             close = distance <= grid_step(distance[:, 1:], n_nearest) * (within + beyond) / 2
-        source = np.repeat(cells, wanted + 1)[close.ravel()]
-        rows.append(source)
-        columns.append(cells[near.ravel()[close.ravel()]])
+        source, target = np.repeat(cells, wanted + 1)[close.ravel()], cells[near.ravel()[close.ravel()]]
+        rows.append(source[source != target])
+        columns.append(target[source != target])
     row, column = (np.concatenate(part) if part else np.zeros(0, dtype=int) for part in (rows, columns))
     graph = sp.csr_matrix((np.ones(len(row), dtype=np.float32), (row, column)), shape=(len(positions),) * 2)
-    graph = graph.maximum(graph.T).tolil()
-    graph.setdiag(0.0)
-    graph = graph.tocsr()
-    graph.eliminate_zeros()
-    return graph
+    return graph.maximum(graph.T).tocsr()
