@@ -79,10 +79,12 @@ def test_probabilities_do_not_exceed_one(many):
 
 
 def test_number_of_clusters(shared, many):
-    """The property counts clusters, not components."""
+    """The properties count and name clusters, not components."""
     assert shared.n_clusters == 3
+    assert shared.cluster_names_ == shared.predict().cat.categories.tolist()
     many.merge_components(2)
     assert many.n_clusters == 2
+    assert many.cluster_names_ == ["0", "1"]
     assert many.module.n_components == 9
 
 
@@ -186,10 +188,10 @@ def test_merging_finds_the_types(many):
 
 def test_merging_can_be_undone(many):
     """``None`` brings the clusters back to what they were after training."""
-    names, before = many.clusters_.names, many.predict()
+    names, before = many.cluster_names_, many.predict()
     many.merge_components(2)
     pd.testing.assert_series_equal(many.merge_components(None), before)
-    assert many.clusters_.names == names
+    assert many.cluster_names_ == names
     many.merge_components(2)
     many.merge_components(3)  # finer again, without undoing
     assert many.n_clusters == 3

@@ -233,3 +233,21 @@ def test_quiet_runs_in_threads(make_cells):
     assert sys.stdout is stdout
     assert logger.level == level
     assert warnings.filters == filters
+
+
+def test_categories_without_cells(make_cells, fit, tmp_path):
+    """A type or batch that no cell has, left over from a larger data set, is nothing that a model could learn."""
+    cells = make_cells(n_batches=2)
+    for key in ("cell_type", "batch"):
+        cells.obs[key] = cells.obs[key].astype("category").cat.add_categories("left over")
+    before = {key: cells.obs[key].cat.categories.tolist() for key in ("cell_type", "batch")}
+    model = fit(cells, {"labels_key": "cell_type", "batch_key": "batch", "layer": "counts"}, epochs=2)
+    assert {key: cells.obs[key].cat.categories.tolist() for key in before} == before
+    assert "left over" not in model.cluster_names_
+    assert len(model.cluster_names_) == cells.obs["cell_type"].nunique()
+    new = make_cells(n_batches=2, seed=1)
+    new.obs["batch"] = "left over"
+    with pytest.raises(ValueError, match="unseen in training: 'left over'"):
+        model.predict(new)
+    model.save(tmp_path / "model")
+    pd.testing.assert_series_equal(RMVE.load(tmp_path / "model", adata=cells).predict(), model.predict())

@@ -232,12 +232,21 @@ CURATED = {
     ),
     "confidence": lambda adata: adata.obs.__setitem__("rmve_confidence", np.round(adata.obs["rmve_confidence"], 2)),
     "notes": lambda adata: adata.uns["rmve"].update(notes="mine"),
+    "embedding without the batch": lambda adata: adata.obsm.__setitem__("X_rmve", adata.obsm["X_rmve"] + 1),
+    "novelty": lambda adata: adata.obs.__setitem__("rmve_novelty", 0.5),
+    "probabilities": lambda adata: adata.obsm.__setitem__(
+        "rmve_probabilities", adata.obsm["rmve_probabilities"] ** 0.9
+    ),
+    "finest level": lambda adata: adata.obs.__setitem__("rmve_finest", "0"),
+    "predicted positions": lambda adata: adata.obsm.__setitem__("X_rmve_spatial", adata.obsm["X_rmve_spatial"] * 2),
+    "standard deviations": lambda adata: adata.obs.__setitem__("rmve_spatial_sd", adata.obs["rmve_spatial_sd"] * 2),
 }
 
 
 @pytest.mark.parametrize("change", CURATED.values(), ids=CURATED)
 def test_annotate_overwrites_nothing_that_was_made_of_its_results(model, unchanged, change):
     """What a user has worked on since is the user's."""
+    model.fit_spatial_map(spatial_key="spatial")
     model.annotate()
     change(model.adata)
     with unchanged(model.adata), pytest.raises(ValueError, match="`key_added='rmve'` would overwrite.*another name"):
@@ -267,3 +276,19 @@ def test_levels_of_another_round_are_ours(model, tmp_path):
     model.annotate(back)
     model.annotate(back, levels=[3])
     assert {"rmve_2", "rmve_3"} <= set(back.obs)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_level_that_somebody_worked_on(model, tmp_path, unchanged, stored):
+    """Also where a call without levels came between, and a file."""
+    model.annotate(levels=[2])
+    model.annotate()
+    adata = model.adata
+    if stored:
+        adata.write_h5ad(tmp_path / "out.h5ad")
+        adata = ad.read_h5ad(tmp_path / "out.h5ad")
+    adata.obs["rmve_2"] = adata.obs["rmve_2"].cat.rename_categories({"0": "T"})
+    with unchanged(adata), pytest.raises(ValueError, match=r"would overwrite `adata.obs\['rmve_2'\]`"):
+        model.annotate(adata, levels=[2])
+    model.annotate(adata)
+    assert "T" in set(adata.obs["rmve_2"])

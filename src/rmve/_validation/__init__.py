@@ -36,7 +36,7 @@ from rmve._validation.data import (
 )
 from rmve._validation.device import check_device, check_processes
 from rmve._validation.places import find_graph, get_all_coordinates, get_coordinates, warn_of_mixed_units
-from rmve._validation.results import check_free, check_key_added, foreign_names
+from rmve._validation.results import check_free, check_key_added, checksums, foreign_names, is_changed
 
 __all__ = [
     "Values",
@@ -66,6 +66,7 @@ __all__ = [
     "check_structures",
     "check_training_options",
     "check_values",
+    "checksums",
     "find_graph",
     "foreign_names",
     "get_all_coordinates",
@@ -74,6 +75,7 @@ __all__ = [
     "get_indices",
     "get_keys",
     "get_matrix",
+    "is_changed",
     "require_column",
     "warn_of_mixed_units",
 ]

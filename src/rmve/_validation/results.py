@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
 from rmve._keys import Written
+from rmve.data.checksums import array_checksum, column_checksum
 
 #: Entries of ``uns`` that :meth:`rmve.RMVE.annotate` writes.
 ENTRIES = {"params", "components", "component_means", "component_variances", "resolutions", "levels", "level_columns"}
-ENTRIES |= {"versions", "spatial_map", "spatial_genes", "held_out"}
+ENTRIES |= {"versions", "spatial_map", "spatial_genes", "held_out", "checksums"}
+#: Entry of the checksums for the names of the cells.
+CELLS = "cells"
 
 
 def check_key_added(adata: ad.AnnData, key: str, registered: Mapping[str, set], with_map: bool) -> None:
@@ -77,10 +81,45 @@ def _own_results(adata: ad.AnnData, names: Written) -> set[tuple[str, str]]:
         largest = probabilities.to_numpy().max(axis=1)
         if confidence.dtype.kind != "f" or not np.allclose(largest, confidence, atol=1e-6):
             ours.discard(("obs", names.confidence))
+    ours -= {place for place in ours if is_changed(adata, names, *place)}
     latent, means = adata.obsm.get(names.latent), entry.get("component_means")
     if latent is not None and means is not None and np.shape(latent)[1:] != np.shape(means)[1:]:
         ours.discard(("obsm", names.latent))
     return ours
+
+
+def checksums(index: pd.Index, obs: Mapping[str, pd.Series], obsm: Mapping[str, Any]) -> dict[str, str]:
+    """Checksum of all that ``annotate`` writes for each cell, by which its next call sees what somebody changed since.
+
+    Parameters
+    ----------
+    index
+        Names of the cells.
+    obs, obsm
+        Columns and arrays, by name.
+    """
+    columns = {_place("obs", name): str(column_checksum(column)) for name, column in obs.items()}
+    arrays = {_place("obsm", name): str(array_checksum(array)) for name, array in obsm.items()}
+    return {CELLS: str(column_checksum(index)), **columns, **arrays}
+
+
+def is_changed(adata: ad.AnnData, names: Written, part: str, name: str) -> bool:
+    """Whether something that ``annotate`` wrote for these very cells is something else now.
+
+    Of other cells, as of a subset, nothing is known.
+    """
+    entry = adata.uns.get(names.uns)
+    written = entry.get("checksums") if isinstance(entry, Mapping) else None
+    if not isinstance(written, Mapping) or written.get(CELLS) != str(column_checksum(adata.obs_names)):
+        return False
+    before, now = written.get(_place(part, name)), getattr(adata, part).get(name)
+    if before is None or now is None:
+        return False
+    return before != str(column_checksum(now) if part == "obs" else array_checksum(now, name))
+
+
+def _place(part: str, name: str) -> str:
+    return f"{part}[{name!r}]"
 
 
 def _are_our_clusters(adata: ad.AnnData, names: Written, components: object) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from rmve import _validation as check
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.clusters._clusters import Clusters
 from rmve.clusters.levels import MergeTree
@@ -49,10 +50,11 @@ def level_columns(adata: AnnData, names: Written, levels: Sequence[int], registe
 
 
 def own_columns(adata: AnnData, names: Written) -> set[str]:
-    """Columns of ``obs`` with levels that earlier calls of ``annotate`` wrote."""
+    """Columns of ``obs`` with levels that earlier calls of ``annotate`` wrote, and nobody changed since."""
     entries = adata.uns.get(names.uns)
     written = entries.get("level_columns", ()) if isinstance(entries, Mapping) else ()
-    return {str(name) for name in written if name in adata.obs}
+    names_there = {str(name) for name in written if name in adata.obs}
+    return {name for name in names_there if not check.is_changed(adata, names, "obs", name)}
 
 
 def labels_at(table: pd.DataFrame, sizes: np.ndarray, component: pd.Series, n_clusters: int) -> pd.Series:

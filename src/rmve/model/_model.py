@@ -546,6 +546,11 @@ class RMVE(RMVEBase):
         return len(self.clusters_)
 
     @property
+    def cluster_names_(self) -> list[str]:
+        """Names of the clusters in use: the categories of :meth:`predict`."""
+        return list(self.clusters_.names)
+
+    @property
     def component_means(self) -> pd.DataFrame:
         """Means of the components, ``(K, n_latent)``."""
         return pd.DataFrame(self.module.mixture.mean.detach().cpu().numpy())

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from anndata import AnnData
 
+from rmve import _validation as check
 from rmve._keys import Written
 from rmve.clusters._clusters import Clusters
 from rmve.clusters._names import file_names
@@ -39,12 +40,14 @@ class Results:
     uns: dict[str, Any] = field(default_factory=dict)
 
     def write(self, adata: AnnData, names: Written) -> None:
-        """Write everything into AnnData."""
+        """Write everything into AnnData, and the checksums by which the next call knows it again."""
+        kept = {name: adata.obs[name] for name in self.uns.get("level_columns", ()) if name in adata.obs}
+        checksums = check.checksums(adata.obs_names, kept | self.obs, self.obsm)
         for key, column in self.obs.items():
             adata.obs[key] = column
         for key, array in self.obsm.items():
             adata.obsm[key] = array
-        adata.uns[names.uns] = self.uns
+        adata.uns[names.uns] = {**self.uns, "checksums": checksums}
 
 
 def read_names(arguments: Mapping[str, Any]) -> dict[str, set]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -26,8 +27,9 @@ from rmve._compat import (
     NumericalJointObsField,
     NumericalObsField,
 )
+from rmve.data.checksums import array_checksum
 from rmve.model._fields import PositionsField
-from rmve.model._snapshot import Snapshot, array_checksum
+from rmve.model._snapshot import Snapshot, registered_columns
 
 #: Parts of a registry that say which method was called with which arguments.
 DESCRIPTION = (MODEL_NAME_KEY, SETUP_METHOD_KEY, SETUP_ARGS_KEY)
@@ -104,10 +106,29 @@ def register_training_cells(adata: AnnData, values: check.Values, setup_method_a
     """
     arguments = setup_method_args[SETUP_ARGS_KEY]
     manager = AnnDataManager(fields=_fields(arguments), setup_method_args=setup_method_args)
-    manager.register_fields(adata, **kwargs)
+    with _used_categories(adata, registered_columns(arguments)):
+        manager.register_fields(adata, **kwargs)
     manager.snapshot, manager.values = Snapshot.take(adata, arguments), values
     manager.notes, manager.uuid = _notes(manager), adata.uns[UUID_KEY]
     return manager
+
+
+@contextlib.contextmanager
+def _used_categories(adata: AnnData, keys: Iterable[str]) -> Iterator[None]:
+    """Hide the categories that no cell has: a batch or type without cells is nothing that a model could learn."""
+    columns = {key: adata.obs[key] for key in keys if key in adata.obs}
+    unused = {
+        key: column
+        for key, column in columns.items()
+        if isinstance(column.dtype, pd.CategoricalDtype) and column.nunique() < len(column.cat.categories)
+    }
+    try:
+        for key, column in unused.items():
+            adata.obs[key] = column.cat.remove_unused_categories()
+        yield
+    finally:
+        for key, column in unused.items():
+            adata.obs[key] = column
 
 
 def register_new_cells(adata: AnnData, registry: dict) -> AnnDataManager:

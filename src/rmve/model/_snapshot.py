@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
-from rmve.maths.sparse_structure import check_structure
+from rmve.data.checksums import array_checksum, column_checksum
 
 #: Arguments of ``setup_anndata`` that name one column of ``obs``, and several.
 COLUMNS = ("batch_key", "labels_key", "size_factor_key")
@@ -43,12 +38,12 @@ class Snapshot:
         layer, spatial_key, neighbors_key = (arguments.get(name) for name in ("layer", "spatial_key", "neighbors_key"))
         parts: dict[str, object] = {
             "adata.n_obs": adata.n_obs,
-            "adata.var_names": _of_column(adata.var_names),
+            "adata.var_names": column_checksum(adata.var_names),
         }
         where, x = ("adata.X", adata.X) if layer is None else (f"adata.layers[{layer!r}]", adata.layers.get(layer))
         parts[where] = array_checksum(x, where)
         for key in registered_columns(arguments):
-            parts[f"adata.obs[{key!r}]"] = _of_column(adata.obs[key]) if key in adata.obs else None
+            parts[f"adata.obs[{key!r}]"] = column_checksum(adata.obs[key]) if key in adata.obs else None
         if spatial_key is not None:
             parts[f"adata.obsm[{spatial_key!r}]"] = array_checksum(adata.obsm.get(spatial_key), spatial_key)
         if neighbors_key is not None:
@@ -70,31 +65,3 @@ def registered_columns(arguments: Mapping[str, Any]) -> list[str]:
     return [key for key in single if key is not None] + [
         key for name in LISTS_OF_COLUMNS for key in arguments.get(name) or []
     ]
-
-
-def _of_column(values: pd.Series | pd.Index) -> tuple[str, int]:
-    """Kind and checksum of a column's values, whether they are stored as categories or not."""
-    plain = pd.Series(np.asarray(values))
-    kind = pd.api.types.infer_dtype(plain)
-    if kind == "string":  # any text: pandas' hashes are of whole characters
-        return kind, zlib.crc32(json.dumps(plain.tolist()).encode())
-    hashes = pd.util.hash_pandas_object(plain, index=False).to_numpy()
-    return kind, zlib.crc32(hashes.tobytes())
-
-
-def array_checksum(x: Any, name: str = "") -> object:
-    """Shape, type and, in memory, checksum of an array, a frame or a sparse matrix."""
-    if x is None:
-        return None
-    if isinstance(x, pd.DataFrame | pd.Series):
-        x = x.to_numpy()
-    if sp.issparse(x):
-        check_structure(x, f"`{name}`")
-        x = x.tocsr()  # another order in memory is no change
-        x = x if x.has_sorted_indices else x.sorted_indices()
-        return (x.shape, *(array_checksum(part) for part in (x.data, x.indices, x.indptr)))
-    if not isinstance(x, np.ndarray):
-        return (tuple(x.shape), str(x.dtype))
-    if x.dtype == object:
-        return (x.shape, zlib.crc32(repr(x.tolist()).encode()))
-    return (x.shape, str(x.dtype), zlib.crc32(np.ascontiguousarray(x).view(np.uint8).reshape(-1).data))
