@@ -318,6 +318,13 @@ def test_version(run):
     assert (result.exit_code, result.output) == (0, f"rmve {rmve.__version__}\n")
 
 
+def test_as_a_module():
+    """``python -m rmve`` is the same command, under its own name."""
+    done = subprocess.run([sys.executable, "-m", "rmve", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Usage: rmve" in done.stdout
+
+
 def test_help_shows_commands_and_defaults(run):
     assert {"cluster", "demo"} <= set(run("--help").output.split())
     text = " ".join(run("cluster", "--help").output.split())
