@@ -292,3 +292,9 @@ def test_a_level_that_somebody_worked_on(model, tmp_path, unchanged, stored):
         model.annotate(adata, levels=[2])
     model.annotate(adata)
     assert "T" in set(adata.obs["rmve_2"])
+
+
+@pytest.mark.parametrize("levels", [None, 2, "2", {2}])
+def test_levels_are_a_list(model, unchanged, levels):
+    with unchanged(model.adata), pytest.raises(TypeError, match="`levels` must be a list of numbers of clusters"):
+        model.annotate(levels=levels)

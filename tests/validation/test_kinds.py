@@ -38,6 +38,14 @@ def test_masked_array(cells):
             RMVE.setup_anndata(cells)
 
 
+def test_masked_positions(cells):
+    """A position that is masked is unknown: NumPy would read what lies below the mask."""
+    cells.obsm["spatial"] = np.ma.masked_greater(cells.obsm["spatial"], 0)
+    if isinstance(cells.obsm["spatial"], np.ma.MaskedArray):
+        with pytest.raises(ValueError, match="real numbers, and NaN where they are unknown"):
+            RMVE.setup_anndata(cells, spatial_key="spatial")
+
+
 def test_columns_that_stay_in_the_file(cells, tmp_path):
     """`read_lazy` leaves `obs` on disk."""
     pytest.importorskip("xarray")

@@ -75,13 +75,16 @@ def get_coordinates(adata: ad.AnnData, spatial_key: str | None) -> np.ndarray:
         raise KeyError(
             f"`spatial_key={spatial_key!r}` is not in `adata.obsm`. Its keys: {shorten(list(adata.obsm)) or 'none'}."
         )
-    coordinates = np.asarray(adata.obsm[spatial_key])
-    try:
-        if coordinates.dtype.kind in "US":  # NumPy would read numbers in it
+    stored = adata.obsm[spatial_key]
+    coordinates = np.asarray(stored)
+    try:  # NumPy would read numbers in text and dates, and forget masks and imaginary parts
+        if isinstance(stored, np.ma.MaskedArray) or coordinates.dtype.kind in "UScmM":
             raise TypeError
         coordinates = coordinates.astype(np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"`adata.obsm[{spatial_key!r}]` must hold numbers.") from None
+        raise ValueError(
+            f"`adata.obsm[{spatial_key!r}]` must hold real numbers, and NaN where they are unknown."
+        ) from None
     if coordinates.ndim != 2 or not 1 <= coordinates.shape[1] <= 3:
         raise ValueError(f"`adata.obsm[{spatial_key!r}]` must have 1 to 3 columns; its shape is {coordinates.shape}.")
     missing = np.isnan(coordinates)

@@ -471,7 +471,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
     def _get_user_attributes(self) -> list[tuple[str, object]]:
         """What a query takes over from its reference; it has as many components as there are, whatever was asked for."""
         attributes = dict(super()._get_user_attributes())
-        del attributes["embedding_is_fixed_"]  # follows from others
+        for name in ("embedding_is_fixed_", "cluster_names_"):  # follow from others
+            del attributes[name]
         options = self.init_params_["non_kwargs"] | {"n_components": self.module.n_components}
         attributes["init_params_"] = self.init_params_ | {"non_kwargs": options}
         return list(attributes.items())

@@ -39,7 +39,7 @@ def level_columns(adata: AnnData, names: Written, levels: Sequence[int], registe
     ValueError
         If a column is there and was not written by RMVE, or is read by the model.
     """
-    if isinstance(levels, int | str):
+    if not isinstance(levels, Sequence | np.ndarray) or isinstance(levels, str):
         raise TypeError(f"`levels` must be a list of numbers of clusters, not {levels!r}.")
     ours = own_columns(adata, names)
     columns = {f"{names.cluster}_{number}": number for number in levels}
