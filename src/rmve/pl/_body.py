@@ -184,14 +184,15 @@ def body_map(
         raise ValueError(f"A body map needs two coordinates; `adata.obsm[{basis!r}]` has {points.shape}.")
     left, right, top, bottom = FRAME
     known = np.isfinite(points).all(1)
+    alpha = 1.0 if "alpha" in kwargs else 0.75  # cells of an organ lie close together
     shown = np.clip(points, [left, top], [right, bottom])
 
     def draw(where: Axes, panel: Panel) -> None:
         draw_body(where)
         colors = panel.colors
-        draw_cells(where, shown, colors, look, (8_000, 2, 26), 0.75, zorder=3)
+        draw_cells(where, shown, colors, look, (8_000, 2, 26), alpha, zorder=3)
         if colors.scale is not None:
-            colors.legend(where)
+            colors.legend(where, inset=len(panels) > 1)
         elif names:
             present = colors.present(known)
             medians = np.array([np.median(shown[known & (colors.codes == k)], axis=0) for k in present]).reshape(-1, 2)

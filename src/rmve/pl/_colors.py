@@ -132,12 +132,25 @@ class CellColors:
         """Characters of the longest name that is drawn."""
         return max((len(self.names[k]) for k in self.present()), default=0)
 
-    def legend(self, ax: Axes, among: np.ndarray | slice = slice(None)) -> None:
-        """Draw the colour bar of numbers, or the legend of the categories."""
+    def legend(self, ax: Axes, among: np.ndarray | slice = slice(None), inset: bool = False) -> None:
+        """Draw the colour bar of numbers, or the legend of the categories.
+
+        Parameters
+        ----------
+        ax
+            Axes of the cells.
+        among
+            Cells whose categories the legend names.
+        inset
+            Whether the colour bar takes no room from the axes, so that it stays close to them in a grid of panels.
+        """
         if self.scale is not None:
-            ax.figure.colorbar(self.scale, ax=ax, shrink=0.6, aspect=18, pad=0.02).outline.set_visible(False)
+            style: dict[str, Any] = {"ax": ax, "shrink": 0.6, "aspect": 18, "pad": 0.02}
+            if inset:
+                style = {"cax": ax.inset_axes((1.02, 0.2, 0.035, 0.6))}
+            ax.figure.colorbar(self.scale, **style).outline.set_visible(False)
             return
-        style: dict[str, Any] = {"linestyle": "", "marker": "o"}
+        style = {"linestyle": "", "marker": "o"}
         dots = [Line2D([], [], color=self.of_names[k], label=self.names[k], **style) for k in self.present(among)]
         if dots:
             style = {"ncols": 1 + len(dots) // 20, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
@@ -299,7 +312,7 @@ def _to_color(color: object) -> str | None:
     return to_hex(row, keep_alpha=len(row) == 4 and row[3] < 1) if is_color_like(row) else None
 
 
-def cluster_colors(adata: AnnData, name: str) -> dict[str, str]:
+def cluster_colors(adata: AnnData, name: str, chosen: Palette = None) -> dict[str, str]:
     """Colour of each cluster, by its name, from a column of ``adata.obs``; see :func:`palette`."""
     categories = require_column(adata, name).cat.categories
-    return dict(zip(categories.astype(str), palette(adata, name, categories), strict=True))
+    return dict(zip(categories.astype(str), palette(adata, name, categories, chosen), strict=True))

@@ -157,11 +157,12 @@ def embedding(
     def draw(where: Axes, panel: Panel) -> None:
         draw_cells(where, points, panel.colors, look, (25_000, 0.5, 16), alpha)
         if ellipses and plane is not None:
-            _draw_components(where, adata, key, *plane)
+            chosen = options.palette if panel.name == names.cluster else None
+            _draw_components(where, adata, key, *plane, cluster_colors(adata, names.cluster, chosen))
         where.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=panel.title)
         despine(where, "top", "right")
         if panel.colors.scale is not None or place(panel) == "right margin":
-            panel.colors.legend(where, np.isfinite(points).all(1))
+            panel.colors.legend(where, np.isfinite(points).all(1), inset=len(panels) > 1)
 
     def write(where: Axes, panel: Panel) -> None:
         if panel.colors.scale is None and place(panel) == "on data":
@@ -171,10 +172,11 @@ def embedding(
     return draw_panels(panels, look, (7.2 if beside else 4.8, 4.4), draw, write)
 
 
-def _draw_components(axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray) -> None:
+def _draw_components(
+    axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray, colors: dict[str, str]
+) -> None:
     """Ellipses of the components on a plane through ``origin``, spanned by the columns of ``directions``."""
     table, means, variances = mixture_components(adata, key)
-    colors = cluster_colors(adata, Written(key).cluster)
     for cluster, mean, variance in zip(table["cluster"].astype(str), means, variances, strict=True):
         size, axis = np.linalg.eigh(directions.T @ (variance[:, None] * directions))
         width, height = 2 * N_SD * np.sqrt(size)

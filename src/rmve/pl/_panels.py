@@ -16,10 +16,11 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from rmve._keys import Written
-from rmve._validation import check_choice, check_names
+from rmve._validation import check_choice
 from rmve.pl._colors import CellColors, ColorOptions, cell_colors
 from rmve.pl._figure import finish, new_axes, require, write_names
 from rmve.pl._names import plain
+from rmve.pl._values import suggestion
 
 #: What figures of cells return: the axes, those of several panels, the figure if asked for, ``None`` if it was shown.
 Drawn = Axes | list[Axes] | Figure | None
@@ -68,8 +69,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Panel:
-    """Colours and title of a panel."""
+    """What cells are coloured by, their colours, and the title."""
 
+    name: str
     colors: CellColors
     title: str
 
@@ -121,7 +123,7 @@ def read_panels(
             name = Written(key).cluster
             require(adata.obs, "obs", name, key)
         title = plain(name) + suffix if titles is None else titles[i]
-        panels.append(Panel(cell_colors(adata, name, colors, i), title))
+        panels.append(Panel(name, cell_colors(adata, name, colors, i), title))
     return panels
 
 
@@ -246,5 +248,8 @@ def _check_scatter(given: dict[str, Any]) -> None:
             raise TypeError(f"{name!r} is an argument of matplotlib that has another name here: {OWN[name]}.")
     taken = {*inspect.signature(Axes.scatter).parameters} - {"self", "x", "y", "kwargs", *OWN}
     taken |= {name.removeprefix("set_") for name in dir(PathCollection) if name.startswith("set_")}
-    taken |= {each.name for part in (Look, ColorOptions) for each in fields(part)} - {"scatter"}
-    check_names("this figure or of matplotlib's scatter", given, taken)
+    taken |= {each.name for part in (Look, ColorOptions) for each in fields(part)} - {"scatter"} | {"legend_loc"}
+    for name in given:
+        if name not in taken:
+            near = suggestion(name, taken)
+            raise TypeError(f"{name!r} is an argument neither of this figure nor of matplotlib's scatter.{near}")

@@ -139,9 +139,9 @@ def two(points: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 
 
 def mean_steps(
-    start: np.ndarray, end: np.ndarray, error: np.ndarray, side: float
+    start: np.ndarray, end: np.ndarray, error: np.ndarray, n_squares: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean start, end and error of the cells in each square of a grid that holds any.
+    """Mean start, end and error of the cells that start in each square of a grid, if there are any.
 
     Parameters
     ----------
@@ -149,10 +149,12 @@ def mean_steps(
         Shape ``(n, 2)``.
     error
         Shape ``(n,)``.
-    side
-        Of a square.
+    n_squares
+        Along the longer side of what the starts extend over.
     """
-    square = np.floor((start - start.min(0)) / side).astype(int)
+    low = start.min(0)
+    side = max((start - low).max() / n_squares, np.finfo(float).tiny)
+    square = np.minimum(np.floor((start - low) / side), n_squares - 1)
     means = pd.DataFrame(np.column_stack([start, end, error])).groupby([*square.T]).mean().to_numpy()
     return means[:, :2], means[:, 2:4], means[:, 4]
 

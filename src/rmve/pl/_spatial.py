@@ -139,11 +139,12 @@ def spatial(
     def draw(where: Axes, panel: Panel) -> None:
         draw_cells(where, points, panel.colors, look, (25_000, 1.5, 18))
         if panel.colors.scale is not None or legend_loc in (None, "right margin"):
-            panel.colors.legend(where, np.isfinite(points).all(1))
+            panel.colors.legend(where, np.isfinite(points).all(1), inset=len(panels) > 1)
         frame.draw(where, panel.title)
 
     def write(where: Axes, panel: Panel) -> None:
         if panel.colors.scale is None and legend_loc == "on data":
             write_categories(where, points, panel.colors)
 
-    return draw_panels(panels, look, (6.4, 4.6), draw, write)
+    beside = legend_loc in (None, "right margin")
+    return draw_panels(panels, look, (6.4 if beside or len(panels) == 1 else 5.4, 4.6), draw, write)

@@ -32,7 +32,7 @@ from rmve.pl._positions import (
 #: Most cells that have an arrow each; of more, arrows are means in squares of a grid.
 MAX_ARROWS = 100
 #: Squares along the longer side of that grid.
-N_SQUARES = 12
+N_SQUARES = 10
 #: Colours of errors.
 CMAP = "magma_r"
 
@@ -72,7 +72,7 @@ def spatial_error(
         The two coordinates to draw; the error is that of all.
     arrows
         Whether to draw arrows from true to predicted positions. Up to 100 cells have an arrow each. Of more, an arrow is
-        the mean of the cells in a square, twelve of which span the longer side, and its colour is their mean error: where
+        the mean of the cells in a square, ten of which span the longer side, and its colour is their mean error: where
         cells are off in all directions, arrows are short and errors are large.
     ax
         Axes to draw on; ``None`` makes a figure.
@@ -115,9 +115,10 @@ def spatial_error(
     error, starts, ends = np.linalg.norm(true - predicted, axis=1)[rows], start[rows], end[rows]
     label, heading = "error", f"true to predicted, {note}" if arrows else f"error, {note}"
     if arrows and len(rows) > MAX_ARROWS:
-        side = max(np.ptp(starts, axis=0).max() / N_SQUARES, np.finfo(float).tiny)
-        starts, ends, error = mean_steps(starts, ends, error, side)
-        label, heading = "mean error", f"true to predicted, means of {len(rows):,} {note.removeprefix('all ')}"
+        starts, ends, error = mean_steps(starts, ends, error, N_SQUARES)
+        label = "mean error"
+        heading = f"true to predicted, {len(rows):,} {note.removeprefix('all ')} averaged in squares"
+        others = np.flatnonzero(np.isfinite(true).all(1))
     scale = ScalarMappable(ColorOptions(vmin=vmin, vmax=vmax).limits(error), CMAP if cmap is None else cmap)
 
     where = new_axes(ax, (6.0, 4.6))
