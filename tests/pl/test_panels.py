@@ -143,6 +143,22 @@ def test_what_does_not_fit_the_panels(draw, annotated, given, message):
     assert plt.get_fignums() == []
 
 
+@pytest.mark.parametrize("figure", [rmve.pl.embedding, rmve.pl.spatial])
+def test_panels_without_a_frame(annotated, figure):
+    for ax in figure(annotated, color=["rmve", "gene 1"], frameon=False):
+        assert not ax.axison
+        assert ax.get_title()
+        assert len(cells_of(ax).get_offsets()) == annotated.n_obs
+    assert figure(annotated).axison
+
+
+def test_the_body_has_names_in_place_of_a_legend(annotated):
+    for name in ("legend_loc", "frameon"):
+        with pytest.raises(TypeError, match=name):
+            rmve.pl.body_map(annotated, **{name: "none"})
+    assert plt.get_fignums() == []
+
+
 def test_axes_are_one_panel(draw, annotated):
     ax = plt.subplots()[1]
     with pytest.raises(ValueError, match="`ax` is one panel"):

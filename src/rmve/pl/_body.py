@@ -176,7 +176,7 @@ def body_map(
     -----
     Cells far outside the body are drawn at the edge of the picture.
     """
-    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, kwargs)
+    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, False, kwargs)
     panels = read_panels(adata, key, color, ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm), look)
     basis = basis or Written(key).spatial
     points = np.asarray(require(adata.obsm, "obsm", basis, key), dtype=float)

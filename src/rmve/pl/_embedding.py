@@ -57,6 +57,7 @@ def embedding(
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
     sort_order: bool = True,
+    frameon: bool | None = None,
     legend_loc: str | None = None,
     title: str | Sequence[str] | None = None,
     ncols: int = 4,
@@ -66,7 +67,8 @@ def embedding(
     """Draw cells in two dimensions, coloured by clusters, other columns or genes.
 
     The arguments after ``save`` mean what they mean in :func:`scanpy.pl.embedding`. A cluster has the colour of
-    ``adata.uns[f"{name}_colors"]`` if there is one, otherwise scanpy's default; nothing is written there.
+    ``adata.uns[f"{name}_colors"]`` if there is one, otherwise scanpy's default; nothing is written there. A part of the cells
+    may lack clusters, and defaults then go to others: store colours in ``adata.uns`` to keep them.
 
     Parameters
     ----------
@@ -109,6 +111,8 @@ def embedding(
         Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
     sort_order
         Whether cells with larger numbers lie on top of the others.
+    frameon
+        Whether panels have axes and their labels; ``None``: yes.
     legend_loc
         Where names of categories stand: ``"on data"``, at their medians, moved apart where they would overlap;
         ``"right margin"``; or ``"none"``. ``None``: on the data, unless a name is long.
@@ -135,7 +139,7 @@ def embedding(
         If the basis has fewer than two columns, or is not RMVE's embedding although ``ellipses`` are asked for; or if an
         argument does not fit the panels.
     """
-    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, kwargs)
+    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
     options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
     check_legend(legend_loc)
     names = Written(key)

@@ -52,6 +52,8 @@ class Look:
         Area of a point in points², for all or for each cell; ``None`` follows from the number of cells.
     sort_order
         Whether cells with larger numbers lie on top.
+    frameon
+        Whether the panels have axes and their labels; ``None``: yes.
     scatter
         Further arguments of matplotlib's scatter.
     """
@@ -64,6 +66,7 @@ class Look:
     ncols: int = 4
     size: float | Sequence[float] | np.ndarray | None = None
     sort_order: bool = True
+    frameon: bool | None = None
     scatter: dict[str, Any] = field(default_factory=dict)
 
 
@@ -159,6 +162,9 @@ def draw_panels(
         for unused in grid[len(panels) :]:
             unused.remove()
         axes = list(grid[: len(panels)])
+    if look.frameon is False:
+        for ax in axes:
+            ax.set_axis_off()
     for step in (draw, write):
         if step is not None:
             for ax, panel in zip(axes, panels, strict=True):
@@ -248,8 +254,8 @@ def _check_scatter(given: dict[str, Any]) -> None:
             raise TypeError(f"{name!r} is an argument of matplotlib that has another name here: {OWN[name]}.")
     taken = {*inspect.signature(Axes.scatter).parameters} - {"self", "x", "y", "kwargs", *OWN}
     taken |= {name.removeprefix("set_") for name in dir(PathCollection) if name.startswith("set_")}
-    taken |= {each.name for part in (Look, ColorOptions) for each in fields(part)} - {"scatter"} | {"legend_loc"}
+    own = {each.name for part in (Look, ColorOptions) for each in fields(part)} - {"scatter"}
     for name in given:
         if name not in taken:
-            near = suggestion(name, taken)
+            near = suggestion(name, taken | own)
             raise TypeError(f"{name!r} is an argument neither of this figure nor of matplotlib's scatter.{near}")

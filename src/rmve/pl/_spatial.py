@@ -49,6 +49,7 @@ def spatial(
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
     sort_order: bool = True,
+    frameon: bool | None = None,
     legend_loc: str | None = None,
     title: str | Sequence[str] | None = None,
     ncols: int = 4,
@@ -103,6 +104,8 @@ def spatial(
         Scale of numbers, in place of limits.
     sort_order
         Whether cells with larger numbers lie on top of the others.
+    frameon
+        Whether panels have axes and their labels; ``None``: yes.
     legend_loc
         Where names of categories stand: ``"right margin"``, which ``None`` is; ``"on data"``; or ``"none"``.
     title
@@ -127,7 +130,7 @@ def spatial(
     ValueError
         If the positions have no such axes, or an argument does not fit the panels.
     """
-    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, kwargs)
+    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
     options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
     check_legend(legend_loc)
     names = Written(key)
