@@ -223,8 +223,8 @@ def _draw(adata: ad.AnnData, path: Path) -> None:
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
     rmve.pl.confusion(adata, DEMO_LABELS, ax=axes[2])
-    rmve.pl.embedding(adata, color=DEMO_LABELS, ax=axes[1]).set_title("labels in the file")
-    rmve.pl.embedding(adata, ax=axes[0]).set_title("RMVE's clusters")
+    rmve.pl.embedding(adata, color=DEMO_LABELS, ax=axes[1], title="labels in the file")
+    rmve.pl.embedding(adata, ax=axes[0], title="RMVE's clusters")
     figure.savefig(path, dpi=150)
 
 

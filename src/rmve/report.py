@@ -20,6 +20,7 @@ from rmve import pl
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import require_column
 from rmve.pl._figure import require
+from rmve.pl._panels import Drawn, figure_of
 
 #: Browsers that honour it load nothing from elsewhere and run no script, whatever a name in the data holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -198,8 +199,8 @@ def _levels(table: pd.DataFrame) -> str:
     return _numbers(["clusters", *shown], rows)
 
 
-def _figure(draw: Callable[[], Axes], caption: str) -> str:
-    figure = draw().figure.canvas.figure
+def _figure(draw: Callable[[], Drawn], caption: str) -> str:
+    figure = figure_of(draw())
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -14,7 +14,8 @@ from rmve.pl._markers import markers
 from rmve.pl._merge_tree import merge_tree
 from rmve.pl._programmes import gene_programmes
 from rmve.pl._separation import separation
-from rmve.pl._spatial import spatial, spatial_error, spatial_fit, spatial_genes
+from rmve.pl._spatial import spatial
+from rmve.pl._spatial_fit import spatial_error, spatial_fit, spatial_genes
 from rmve.pl._stability import stability
 
 __all__ = [

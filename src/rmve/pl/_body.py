@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse, PathPatch
 from matplotlib.path import Path
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.body import FRAME, ORGANS
-from rmve.pl._colors import cell_colors
-from rmve.pl._figure import finish, new_axes, require
-from rmve.pl._names import plain
+from rmve.pl._colors import ColorOptions, Limit, Palette
+from rmve.pl._figure import require
+from rmve.pl._panels import Drawn, Look, Names, Panel, draw_cells, draw_panels, read_panels
 
 #: Half of the body's outline, from the top of the head down to between the legs: points of cubic Bézier curves, as
 #: distance from the middle line and height, in the frame of :mod:`rmve.body`. Drawn for RMVE.
@@ -86,14 +88,30 @@ def draw_body(ax: Axes) -> None:
 def body_map(
     adata: AnnData,
     key: str = DEFAULT_KEY,
-    color: str | None = None,
+    color: Names = None,
     basis: str | None = None,
     names: bool = True,
     ax: Axes | None = None,
     show: bool | None = None,
     save: str | FilePath | None = None,
-) -> Axes:
-    """Cells or samples on a drawing of the human body, where the linear map puts them.
+    *,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    size: float | Sequence[float] | np.ndarray | None = None,
+    cmap: str | Colormap | None = None,
+    palette: Palette = None,
+    vmin: Limit | Sequence[Limit] = None,
+    vmax: Limit | Sequence[Limit] = None,
+    norm: Normalize | None = None,
+    sort_order: bool = True,
+    title: str | Sequence[str] | None = None,
+    ncols: int = 4,
+    return_fig: bool | None = None,
+    **kwargs: Any,
+) -> Drawn:
+    """Draw cells or samples on the human body, where the linear map puts them.
+
+    The arguments after ``save`` mean what they mean in :func:`rmve.pl.embedding`.
 
     Parameters
     ----------
@@ -103,60 +121,85 @@ def body_map(
     key
         Its ``key_added``.
     color
-        Column of ``adata.obs`` or gene: categories, such as the organ, or numbers; ``None`` is the clusters.
+        Column of ``adata.obs`` or gene: categories, such as the organ, or numbers; ``None`` is the clusters. A list has a
+        panel for each.
     basis
         Key of ``adata.obsm`` with positions in the body; ``None`` is where the model puts the cells.
     names
         Whether to write the name of each category beside the body, with a line to its median.
     ax
-        Axes to draw on; ``None`` makes a figure.
+        Axes to draw on; ``None`` makes a figure. For one panel only.
     show
         Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
     save
         File to write.
+    layer
+        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
+    use_raw
+        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
+    size
+        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
+    cmap
+        Colour map of numbers.
+    palette
+        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
+    vmin, vmax
+        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
+        one for each panel.
+    norm
+        Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
+    sort_order
+        Whether cells with larger numbers lie on top of the others.
+    title
+        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
+    ncols
+        Panels in a row.
+    return_fig
+        Whether to return the figure.
+    kwargs
+        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
 
     Returns
     -------
-    The axes.
+    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
 
     Raises
     ------
     KeyError
-        If a key is missing.
+        If a key is missing, or a name is neither a column nor a gene.
+    TypeError
+        If scatter takes no such argument.
     ValueError
-        If the positions are not two-dimensional.
+        If the positions are not two-dimensional, or an argument does not fit the panels.
 
     Notes
     -----
     Cells far outside the body are drawn at the edge of the picture.
     """
-    written = Written(key)
-    if color is None:
-        require(adata.obs, "obs", written.cluster, key)
-        color = written.cluster
-    points = np.asarray(require(adata.obsm, "obsm", basis or written.spatial, key), dtype=float)
+    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, False, kwargs)
+    panels = read_panels(adata, key, color, ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm), look)
+    basis = basis or Written(key).spatial
+    points = np.asarray(require(adata.obsm, "obsm", basis, key), dtype=float)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(
-            f"A body map needs two coordinates; `adata.obsm[{basis or written.spatial!r}]` has {points.shape}."
-        )
-    colors = cell_colors(adata, color)
-    axes = new_axes(ax, (7.2, 8.6))
-    draw_body(axes)
+        raise ValueError(f"A body map needs two coordinates; `adata.obsm[{basis!r}]` has {points.shape}.")
     left, right, top, bottom = FRAME
     known = np.isfinite(points).all(1)
+    alpha = 1.0 if "alpha" in kwargs else 0.75  # cells of an organ lie close together
     shown = np.clip(points, [left, top], [right, bottom])
-    order = np.random.default_rng(0).permutation(np.flatnonzero(known))
-    size = np.clip(8_000 / max(len(order), 1), 2, 26)
-    x, y = shown[order].T
-    axes.scatter(x, y, c=colors.of_cells[order], s=size, alpha=0.75, linewidths=0, zorder=3, rasterized=True)
-    if colors.scale is not None:
-        colors.legend(axes)
-    elif names:
-        present = colors.present(known)
-        medians = np.array([np.median(shown[known & (colors.codes == k)], axis=0) for k in present]).reshape(-1, 2)
-        _names_beside(axes, medians, [colors.names[k] for k in present], [colors.of_names[k] for k in present])
-    axes.set_title(plain(color))
-    return finish(axes, ax, show, save)
+
+    def draw(where: Axes, panel: Panel) -> None:
+        draw_body(where)
+        colors = panel.colors
+        draw_cells(where, shown, colors, look, (8_000, 2, 26), alpha, zorder=3)
+        if colors.scale is not None:
+            colors.legend(where, inset=len(panels) > 1)
+        elif names:
+            present = colors.present(known)
+            medians = np.array([np.median(shown[known & (colors.codes == k)], axis=0) for k in present]).reshape(-1, 2)
+            _names_beside(where, medians, [colors.names[k] for k in present], [colors.of_names[k] for k in present])
+        where.set_title(panel.title)
+
+    return draw_panels(panels, look, (7.2, 8.6), draw)
 
 
 def _names_beside(ax: Axes, medians: np.ndarray, names: list[str], colors: list[str]) -> None:

@@ -3,25 +3,96 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from cycler import Cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, is_color_like, to_hex
+from matplotlib.colors import Colormap, ListedColormap, Normalize, is_color_like, to_hex
 from matplotlib.lines import Line2D
 
 from rmve.pl._names import plain
+from rmve.pl._values import find_column, is_number, suggestion
 
 #: Colour of cells without a category, and of what is not in focus.
 GREY = "#b8b8b8"
 #: Most categories that are named in a figure.
 MAX_NAMED = 100
+
+
+#: Limit of a colour scale: a number, a percentile such as ``"p99"``, or a function of the numbers.
+Limit = float | str | Callable[[np.ndarray], float] | None
+#: Colours of categories: the name of a colour map, colours, a dictionary from category to colour, or a cycle.
+Palette = str | Sequence[Any] | Mapping[Any, Any] | Cycler | None
+
+
+@dataclass(frozen=True)
+class ColorOptions:
+    """Which values a figure colours cells by, and with which colours: arguments that all figures of cells share.
+
+    Attributes
+    ----------
+    layer, use_raw
+        Where the values of genes are; see :func:`find_column`.
+    cmap
+        Colours of numbers.
+    palette
+        Colours of categories; see :func:`palette`.
+    vmin, vmax
+        Limits of the scale of numbers, or a list with one for each panel.
+    norm
+        Scale of numbers, in place of limits.
+    """
+
+    layer: str | None = None
+    use_raw: bool | None = None
+    cmap: str | Colormap | None = None
+    palette: Palette = None
+    vmin: Limit | Sequence[Limit] = None
+    vmax: Limit | Sequence[Limit] = None
+    norm: Normalize | None = None
+
+    def limits(self, values: np.ndarray, panel: int = 0) -> Normalize:
+        """Scale of the numbers of a panel, NaN where missing."""
+        if self.norm is not None:
+            if self.vmin is not None or self.vmax is not None:
+                raise ValueError("`norm` has limits of its own. Leave `vmin` and `vmax` out.")
+            scale = copy(self.norm)
+            scale.autoscale_None(np.ma.masked_invalid(values))
+            return scale
+        finite = values[np.isfinite(values)]
+        finite = finite if len(finite) else np.array([0.0, 1.0])
+        low = _limit("vmin", self.vmin, panel, finite, finite.min())
+        high = _limit("vmax", self.vmax, panel, finite, finite.max())
+        if low > high:
+            raise ValueError(f"`vmin` must be at most `vmax`; the limits are {low:g} and {high:g}.")
+        return Normalize(low, high)
+
+
+def _limit(name: str, limit: Any, panel: int, values: np.ndarray, default: float) -> float:
+    """A limit as a number."""
+    if isinstance(limit, Sequence | np.ndarray) and not isinstance(limit, str):
+        if panel >= len(limit):
+            raise ValueError(f"`{name}` has {len(limit)} values, fewer than there are panels.")
+        limit = limit[panel]
+    if limit is None:
+        return float(default)
+    if callable(limit):
+        return float(limit(values))
+    if isinstance(limit, str):
+        try:
+            return float(np.percentile(values, float(limit.removeprefix("p")))) if limit[:1] == "p" else float(limit)
+        except ValueError:
+            raise ValueError(f"`{name}` must be a number or a percentile such as 'p99'; got {limit!r}.") from None
+    return float(limit)
 
 
 @dataclass(frozen=True)
@@ -40,6 +111,8 @@ class CellColors:
         Colour of each category.
     scale
         Colours of numbers; ``None`` for categories.
+    values
+        The numbers, NaN where missing or infinite; ``None`` for categories.
     """
 
     of_cells: np.ndarray
@@ -47,6 +120,7 @@ class CellColors:
     names: list[str]
     of_names: list[str]
     scale: ScalarMappable | None = None
+    values: np.ndarray | None = None
 
     def present(self, among: np.ndarray | slice = slice(None)) -> list[int]:
         """Categories that some of the cells have; none if they are too many to be named."""
@@ -54,12 +128,29 @@ class CellColors:
         found = found[found >= 0].tolist()
         return found if len(found) <= MAX_NAMED else []
 
-    def legend(self, ax: Axes, among: np.ndarray | slice = slice(None)) -> None:
-        """Draw the colour bar of numbers, or the legend of the categories."""
+    def longest_name(self) -> int:
+        """Characters of the longest name that is drawn."""
+        return max((len(self.names[k]) for k in self.present()), default=0)
+
+    def legend(self, ax: Axes, among: np.ndarray | slice = slice(None), inset: bool = False) -> None:
+        """Draw the colour bar of numbers, or the legend of the categories.
+
+        Parameters
+        ----------
+        ax
+            Axes of the cells.
+        among
+            Cells whose categories the legend names.
+        inset
+            Whether the colour bar takes no room from the axes, so that it stays close to them in a grid of panels.
+        """
         if self.scale is not None:
-            ax.figure.colorbar(self.scale, ax=ax, shrink=0.6, aspect=18, pad=0.02).outline.set_visible(False)
+            style: dict[str, Any] = {"ax": ax, "shrink": 0.6, "aspect": 18, "pad": 0.02}
+            if inset:
+                style = {"cax": ax.inset_axes((1.02, 0.2, 0.035, 0.6))}
+            ax.figure.colorbar(self.scale, **style).outline.set_visible(False)
             return
-        style: dict[str, Any] = {"linestyle": "", "marker": "o"}
+        style = {"linestyle": "", "marker": "o"}
         dots = [Line2D([], [], color=self.of_names[k], label=self.names[k], **style) for k in self.present(among)]
         if dots:
             style = {"ncols": 1 + len(dots) // 20, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
@@ -68,7 +159,7 @@ class CellColors:
                 text.set_text(dot.get_label())  # a label that begins with "_" is drawn, too
 
 
-def cell_colors(adata: AnnData, name: str, cmap: str = "viridis") -> CellColors:
+def cell_colors(adata: AnnData, name: str, options: ColorOptions | None = None, panel: int = 0) -> CellColors:
     """Colours of cells by a column of ``adata.obs``, or a gene.
 
     Text, booleans and categories have a colour for each value; numbers, of whatever type, have a scale.
@@ -79,47 +170,30 @@ def cell_colors(adata: AnnData, name: str, cmap: str = "viridis") -> CellColors:
         Cells.
     name
         The column, or the gene.
-    cmap
-        Of numbers.
+    options
+        Where the values of genes are, and which colours they have; ``None`` is the defaults.
+    panel
+        Position of the figure among several, for limits that are lists.
 
     Raises
     ------
     KeyError
         If there is neither.
     """
-    column = find_column(adata, name)
+    options = options or ColorOptions()
+    column = find_column(adata, name, options.layer, options.use_raw)
     if is_number(column):
         values = column.to_numpy(float, na_value=np.nan)
         values = np.where(np.isfinite(values), values, np.nan)
-        finite = values[np.isfinite(values)]
-        limits = Normalize(finite.min(), finite.max()) if len(finite) else Normalize(0, 1)
-        scale = ScalarMappable(limits, colormaps[cmap].with_extremes(bad=GREY))
-        return CellColors(scale.to_rgba(np.ma.masked_invalid(values)), np.full(len(values), -1), [], [], scale)
+        cmap = plt.get_cmap(options.cmap).with_extremes(bad=GREY)
+        scale = ScalarMappable(options.limits(values, panel), cmap)
+        of_cells = scale.to_rgba(np.ma.masked_invalid(values))
+        return CellColors(of_cells, np.full(len(values), -1), [], [], scale, values)
     column = column.astype("category")
     names = [plain(category) for category in column.cat.categories]
-    of_names, codes = palette(adata, name, column.cat.categories), column.cat.codes.to_numpy()
+    of_names = palette(adata, name, column.cat.categories, options.palette)
+    codes = column.cat.codes.to_numpy()
     return CellColors(np.array([*of_names, GREY])[codes], codes, names, of_names)  # code -1 is the last
-
-
-def is_number(column: pd.Series) -> bool:
-    """Whether a column holds numbers, as against categories."""
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-
-def find_column(adata: AnnData, name: str) -> pd.Series:
-    """A column of ``adata.obs``, or the values of a gene in ``adata.X``.
-
-    Raises
-    ------
-    KeyError
-        If there is neither.
-    """
-    if name in adata.obs:
-        return adata.obs[name]
-    if name in adata.var_names and adata.X is not None:
-        return pd.Series(np.asarray(adata.obs_vector(name)), index=adata.obs_names)
-    columns = ", ".join(map(repr, adata.obs.columns)) or "none"
-    raise KeyError(f"{name!r} is neither a column of `adata.obs` nor a gene. Its columns: {columns}.")
 
 
 def require_column(adata: AnnData, name: str) -> pd.Series:
@@ -132,12 +206,15 @@ def require_column(adata: AnnData, name: str) -> pd.Series:
     """
     if name not in adata.obs:
         columns = ", ".join(map(repr, adata.obs.columns)) or "none"
-        raise KeyError(f"{name!r} is not a column of `adata.obs`. Its columns: {columns}.")
+        near = suggestion(name, adata.obs.columns)
+        raise KeyError(f"{name!r} is not a column of `adata.obs`.{near} Its columns: {columns}.")
     return adata.obs[name].astype("category")
 
 
-def palette(adata: AnnData, name: str, categories: pd.Index) -> list[str]:
-    """Colours of the categories of a column: those in ``adata.uns`` if they are enough, else scanpy's defaults.
+def palette(adata: AnnData, name: str, categories: pd.Index, chosen: Palette = None) -> list[str]:
+    """Colours of the categories of a column: those chosen, else those in ``adata.uns``, else scanpy's defaults.
+
+    Colours in ``adata.uns`` count if they are enough. Nothing is written there.
 
     Parameters
     ----------
@@ -147,22 +224,35 @@ def palette(adata: AnnData, name: str, categories: pd.Index) -> list[str]:
         Column of ``adata.obs``.
     categories
         Of the column. The colours may be a list of names (of matplotlib or R), RGB(A) rows, or a dictionary.
+    chosen
+        Colours to take in place of those in ``adata.uns``: the name of a colour map, a list, which begins again where it
+        is short, a dictionary from category to colour, or a cycle of matplotlib.
+
+    Raises
+    ------
+    ValueError
+        If something that was chosen is no colour.
     """
     from scanpy.pl import palettes
 
     n_colors = len(categories)
-    chosen = adata.uns.get(f"{name}_colors")
-    if isinstance(chosen, Mapping):
-        by_name = {str(key): value for key, value in chosen.items()}
-        chosen = [by_name.get(str(category), GREY) for category in categories]
-    elif chosen is not None:
-        chosen = list(np.atleast_1d(chosen))
-    if chosen is not None and len(chosen) >= n_colors:
-        converted = [_to_color(color) for color in chosen[:n_colors]]
+    if chosen is not None:
+        rows = _spread(chosen, categories)
+        converted = [_to_color(row) for row in rows]
+        if None in converted:
+            raise ValueError(f"`palette` holds {rows[converted.index(None)]!r}, which is no colour.")
+        return [color for color in converted if color is not None]
+    stored = adata.uns.get(f"{name}_colors")
+    if isinstance(stored, Mapping):
+        stored = _of_names(stored, categories)
+    elif stored is not None:
+        stored = list(np.atleast_1d(stored))
+    if stored is not None and len(stored) >= n_colors:
+        converted = [_to_color(color) for color in stored[:n_colors]]
         colors = [color for color in converted if color is not None]
         if len(colors) == n_colors:
             return colors
-        wrong = chosen[converted.index(None)]
+        wrong = stored[converted.index(None)]
         warnings.warn(
             f"`adata.uns['{name}_colors']` holds {wrong!r}, which is no colour. Default colours are used.",
             UserWarning,
@@ -171,6 +261,30 @@ def palette(adata: AnnData, name: str, categories: pd.Index) -> list[str]:
     defaults = (palettes.default_20, palettes.default_28, palettes.default_102)
     colors = next((colors for colors in defaults if n_colors <= len(colors)), defaults[-1])
     return [colors[i % len(colors)] for i in range(n_colors)]
+
+
+def _of_names(colors: Mapping, categories: pd.Index) -> list:
+    """Colour of each category by its name, grey for those that have none."""
+    by_name = {str(key): value for key, value in colors.items()}
+    return [by_name.get(str(category), GREY) for category in categories]
+
+
+def _spread(chosen: Any, categories: pd.Index) -> list:
+    """As many colours as categories, from what a user may give as ``palette``."""
+    n_colors = len(categories)
+    if isinstance(chosen, Mapping):
+        return _of_names(chosen, categories)
+    if isinstance(chosen, str):
+        if chosen not in colormaps:
+            raise ValueError(f"`palette={chosen!r}` is no colour map.{suggestion(chosen, colormaps)}")
+        cmap = colormaps[chosen]
+        if isinstance(cmap, ListedColormap) and n_colors <= cmap.N < 256:  # a list of colours that tell apart
+            return [cmap(i) for i in range(n_colors)]
+        return list(cmap(np.linspace(0, 1, n_colors)))
+    rows = list(chosen.by_key()["color"]) if isinstance(chosen, Cycler) else list(chosen)
+    if not rows:
+        raise ValueError("`palette` is empty.")
+    return [rows[i % len(rows)] for i in range(n_colors)]
 
 
 def _to_color(color: object) -> str | None:
@@ -198,7 +312,7 @@ def _to_color(color: object) -> str | None:
     return to_hex(row, keep_alpha=len(row) == 4 and row[3] < 1) if is_color_like(row) else None
 
 
-def cluster_colors(adata: AnnData, name: str) -> dict[str, str]:
+def cluster_colors(adata: AnnData, name: str, chosen: Palette = None) -> dict[str, str]:
     """Colour of each cluster, by its name, from a column of ``adata.obs``; see :func:`palette`."""
     categories = require_column(adata, name).cat.categories
-    return dict(zip(categories.astype(str), palette(adata, name, categories), strict=True))
+    return dict(zip(categories.astype(str), palette(adata, name, categories, chosen), strict=True))

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._colors import GREY, cell_colors, cluster_colors
-from rmve.pl._figure import despine, finish, mixture_components, new_axes, require, write_names
+from rmve.pl._colors import GREY, ColorOptions, Limit, Palette, cluster_colors
+from rmve.pl._figure import despine, mixture_components, require
 from rmve.pl._names import plain
+from rmve.pl._panels import (
+    Drawn,
+    Look,
+    Names,
+    Panel,
+    check_legend,
+    draw_cells,
+    draw_panels,
+    read_panels,
+    write_categories,
+)
+from rmve.pl._values import suggestion
 
 #: Opacity of a cell of confidence zero.
 MIN_ALPHA = 0.1
@@ -26,16 +41,34 @@ def embedding(
     adata: AnnData,
     key: str = DEFAULT_KEY,
     basis: str | None = None,
-    color: str | None = None,
+    color: Names = None,
     confidence: bool = False,
     ellipses: bool = False,
     ax: Axes | None = None,
     show: bool | None = None,
     save: str | Path | None = None,
-) -> Axes:
-    """Cells in two dimensions, coloured by cluster or by a number.
+    *,
+    layer: str | None = None,
+    use_raw: bool | None = None,
+    size: float | Sequence[float] | np.ndarray | None = None,
+    cmap: str | Colormap | None = None,
+    palette: Palette = None,
+    vmin: Limit | Sequence[Limit] = None,
+    vmax: Limit | Sequence[Limit] = None,
+    norm: Normalize | None = None,
+    sort_order: bool = True,
+    frameon: bool | None = None,
+    legend_loc: str | None = None,
+    title: str | Sequence[str] | None = None,
+    ncols: int = 4,
+    return_fig: bool | None = None,
+    **kwargs: Any,
+) -> Drawn:
+    """Draw cells in two dimensions, coloured by clusters, other columns or genes.
 
-    Names of clusters stand at the clusters' medians, moved apart where they would overlap, or in a legend if they are long.
+    The arguments after ``save`` mean what they mean in :func:`scanpy.pl.embedding`. A cluster has the colour of
+    ``adata.uns[f"{name}_colors"]`` if there is one, otherwise scanpy's default; nothing is written there. A part of the cells
+    may lack clusters, and defaults then go to others: store colours in ``adata.uns`` to keep them.
 
     Parameters
     ----------
@@ -48,77 +81,106 @@ def embedding(
         Of RMVE's embedding the first two principal components are drawn, of others the first two columns.
     color
         Column of ``adata.obs`` or gene to colour by: categories, or numbers, such as
-        :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters. Integers are numbers; make them categories with
-        ``adata.obs[name].astype("category")``.
+        :attr:`rmve.Stability.cell_stability`; ``None`` is the clusters. A list has a panel for each. Integers are numbers;
+        make them categories with ``adata.obs[name].astype("category")``.
     confidence
         Whether cells of an uncertain cluster are drawn paler.
     ellipses
         Whether the mixture's components in use are drawn, too: two standard deviations around their means, which
         hold 86 % of a component's mass on the plane. For RMVE's own embedding only, which is then the default.
     ax
-        Axes to draw on; ``None`` makes a figure.
+        Axes to draw on; ``None`` makes a figure. For one panel only.
     show
         Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
     save
         File to write.
+    layer
+        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
+    use_raw
+        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
+    size
+        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
+    cmap
+        Colour map of numbers.
+    palette
+        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
+    vmin, vmax
+        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
+        one for each panel.
+    norm
+        Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
+    sort_order
+        Whether cells with larger numbers lie on top of the others.
+    frameon
+        Whether panels have axes and their labels; ``None``: yes.
+    legend_loc
+        Where names of categories stand: ``"on data"``, at their medians, moved apart where they would overlap;
+        ``"right margin"``; or ``"none"``. ``None``: on the data, unless a name is long.
+    title
+        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
+    ncols
+        Panels in a row.
+    return_fig
+        Whether to return the figure.
+    kwargs
+        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
 
     Returns
     -------
-    The axes.
+    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
 
     Raises
     ------
     KeyError
-        If a key is missing.
+        If a key is missing, or a name is neither a column nor a gene.
+    TypeError
+        If scatter takes no such argument.
     ValueError
-        If the basis has fewer than two columns, or is not RMVE's embedding although ``ellipses`` are asked for.
+        If the basis has fewer than two columns, or is not RMVE's embedding although ``ellipses`` are asked for; or if an
+        argument does not fit the panels.
     """
+    look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
+    check_legend(legend_loc)
     names = Written(key)
-    if color is None:
-        require(adata.obs, "obs", names.cluster, key)
-        color = names.cluster
-    colors = cell_colors(adata, color)
+    panels = read_panels(adata, key, color, options, look)
     points, labels, plane = _coordinates(adata, names, names.latent if ellipses and basis is None else basis)
     if ellipses and plane is None:
         raise ValueError(
             f"`basis={basis!r}` is not the space of the mixture, so its components have no shape there. Leave `basis` out."
         )
-    alpha = np.ones(adata.n_obs)
+    alpha: np.ndarray | float = 1.0
     if confidence:
         alpha = MIN_ALPHA + (1 - MIN_ALPHA) * np.asarray(require(adata.obs, "obs", names.confidence, key), dtype=float)
 
-    present = colors.present()
-    shown = [colors.names[k] for k in present]
-    with_legend = max(map(len, shown), default=0) > MAX_NAME
+    def place(panel: Panel) -> str:
+        if panel.colors.scale is not None or legend_loc is not None:
+            return legend_loc or "right margin"
+        return "right margin" if panel.colors.longest_name() > MAX_NAME else "on data"
 
-    axes = new_axes(ax, (7.2 if with_legend else 4.8, 4.4))
-    order = np.random.default_rng(0).permutation(adata.n_obs)  # no cluster lies on top of the others
-    x, y = points[order].T
-    axes.scatter(
-        x,
-        y,
-        c=colors.of_cells[order],
-        alpha=alpha[order],  # type: ignore[arg-type]  # matplotlib takes an array, its stubs one number only
-        s=np.clip(25_000 / adata.n_obs, 0.5, 16),
-        linewidths=0,
-        rasterized=True,
-    )
-    if ellipses and plane is not None:
-        _draw_components(axes, adata, key, *plane)
-    axes.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=plain(color))
-    despine(axes, "top", "right")
-    if with_legend or colors.scale is not None:
-        colors.legend(axes)
-    else:
-        medians = np.array([np.median(points[colors.codes == k], axis=0) for k in present]).reshape(-1, 2)
-        write_names(axes, medians, shown)
-    return finish(axes, ax, show, save)
+    def draw(where: Axes, panel: Panel) -> None:
+        draw_cells(where, points, panel.colors, look, (25_000, 0.5, 16), alpha)
+        if ellipses and plane is not None:
+            chosen = options.palette if panel.name == names.cluster else None
+            _draw_components(where, adata, key, *plane, cluster_colors(adata, names.cluster, chosen))
+        where.set(xticks=[], yticks=[], xlabel=labels[0], ylabel=labels[1], title=panel.title)
+        despine(where, "top", "right")
+        if panel.colors.scale is not None or place(panel) == "right margin":
+            panel.colors.legend(where, np.isfinite(points).all(1), inset=len(panels) > 1)
+
+    def write(where: Axes, panel: Panel) -> None:
+        if panel.colors.scale is None and place(panel) == "on data":
+            write_categories(where, points, panel.colors)
+
+    beside = any(panel.colors.scale is None and place(panel) == "right margin" for panel in panels)
+    return draw_panels(panels, look, (7.2 if beside else 4.8, 4.4), draw, write)
 
 
-def _draw_components(axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray) -> None:
+def _draw_components(
+    axes: Axes, adata: AnnData, key: str, origin: np.ndarray, directions: np.ndarray, colors: dict[str, str]
+) -> None:
     """Ellipses of the components on a plane through ``origin``, spanned by the columns of ``directions``."""
     table, means, variances = mixture_components(adata, key)
-    colors = cluster_colors(adata, Written(key).cluster)
     for cluster, mean, variance in zip(table["cluster"].astype(str), means, variances, strict=True):
         size, axis = np.linalg.eigh(directions.T @ (variance[:, None] * directions))
         width, height = 2 * N_SD * np.sqrt(size)
@@ -141,7 +203,8 @@ def _coordinates(
         require(adata.obsm, "obsm", basis, names.key_added)
     elif name not in adata.obsm:
         keys = ", ".join(map(repr, adata.obsm)) or "none"
-        raise KeyError(f"`basis={basis!r}` is not in `adata.obsm`. Its keys: {keys}.")
+        near = suggestion(basis, adata.obsm)
+        raise KeyError(f"`basis={basis!r}` is not in `adata.obsm`.{near} Its keys: {keys}.")
     points = np.asarray(adata.obsm[name], dtype=float)
     if points.ndim != 2 or points.shape[1] < 2:
         raise ValueError(f"`adata.obsm[{name!r}]` has fewer than two columns. Choose another `basis`.")
