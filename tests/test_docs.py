@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rmve import pl
+
 ROOT = Path(__file__).resolve().parents[1]
 CITED = sorted(
     {
@@ -33,15 +35,28 @@ def code_of(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-PAGES = [page for page in sorted((ROOT / "docs" / "user_guide").glob("*.md")) if code_of(page)]
+GALLERY = ROOT / "docs" / "gallery.md"
+PAGES = [page for page in [*sorted((ROOT / "docs" / "user_guide").glob("*.md")), GALLERY] if code_of(page)]
 
 
 def test_pages_have_code():
     """There is something to run."""
-    assert {"model", "training", "saving", "extending", "spatial"} <= {page.stem for page in PAGES}
+    assert {"model", "training", "saving", "extending", "spatial", "gallery"} <= {page.stem for page in PAGES}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_the_user_guide_runs(page, run_blocks):
     """The blocks of a page run one after the other; training is short, and long enough for clusters to compare."""
     run_blocks(code_of(page), page.stem, n_epochs=40 if page.stem == "model" else 6)
+
+
+def test_gallery_has_each_figure():
+    """A section with code and a picture for each function of `rmve.pl`; no picture is left over or missing, all are small."""
+    page = GALLERY.read_text(encoding="utf-8")
+    code = "\n".join(code_of(GALLERY))
+    assert [name for name in pl.__all__ if f"rmve.pl.{name}(" not in code] == []
+    shown = re.findall(r"^```\{image\} (\S+)$", page, flags=re.MULTILINE)
+    pictures = {f"figures/gallery/{path.name}": path for path in (ROOT / "docs" / "figures" / "gallery").glob("*.png")}
+    assert sorted(shown) == sorted(pictures)
+    assert page.count("rmve.pl.") - page.count("{mod}`rmve.pl`") - page.count("~rmve.pl.") == len(shown)
+    assert sum(path.stat().st_size for path in pictures.values()) < 1e6
