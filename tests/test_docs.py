@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rmve import pl
+
 ROOT = Path(__file__).resolve().parents[1]
 CITED = sorted(
     {
@@ -33,6 +35,7 @@ def code_of(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+GALLERY = ROOT / "docs" / "gallery.md"
 PAGES = [page for page in sorted((ROOT / "docs" / "user_guide").glob("*.md")) if code_of(page)]
 
 
@@ -45,3 +48,21 @@ def test_pages_have_code():
 def test_code_of_the_user_guide_runs(page, run_blocks):
     """The blocks of a page run one after the other; training is short, and long enough for clusters to compare."""
     run_blocks(code_of(page), page.stem, n_epochs=40 if page.stem == "model" else 6)
+
+
+@pytest.mark.slow
+def test_code_of_the_gallery_runs(run_blocks):
+    """So that each line draws what the page shows."""
+    run_blocks(code_of(GALLERY), "gallery", n_epochs=25)
+
+
+def test_gallery_has_each_figure():
+    """A section with code and a picture for each function of `rmve.pl`; no picture is left over or missing, all are small."""
+    page = GALLERY.read_text(encoding="utf-8")
+    code = "\n".join(code_of(GALLERY))
+    assert [name for name in pl.__all__ if f"rmve.pl.{name}(" not in code] == []
+    shown = re.findall(r"^```\{image\} (\S+)$", page, flags=re.MULTILINE)
+    pictures = {f"figures/gallery/{path.name}": path for path in (ROOT / "docs" / "figures" / "gallery").glob("*.png")}
+    assert sorted(shown) == sorted(pictures)
+    assert code.count("rmve.pl.") == len(shown)
+    assert sum(path.stat().st_size for path in pictures.values()) < 1e6

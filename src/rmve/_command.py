@@ -33,11 +33,13 @@ class Training:
     checkpoint_dir: Path | None = None
     resume: bool = False
     n_top_genes: int | None = None
+    backed: bool = False
 
     def repeated(self) -> dict[str, object]:
         """The options that a resumed run has to repeat."""
         names = ("n_components", "likelihood", "max_epochs", "seed", "n_top_genes")
-        return {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in names}
+        return options | ({"backed": True} if self.backed else {})  # mini-batches from disk are others
 
 
 def fit(
@@ -91,7 +93,7 @@ def holds_run(folder: Path, options: dict[str, object], resume: bool) -> bool:
     if not note.is_file():
         raise ValueError(f"The run in {folder} is not of this command. Choose another --checkpoint-dir.")
     before = json.loads(note.read_text(encoding="utf-8"))
-    changed = [f"--{name.replace('_', '-')}" for name, value in options.items() if before.get(name) != value]
+    changed = [f"--{name.replace('_', '-')}" for name in options | before if before.get(name) != options.get(name)]
     if changed:
         raise ValueError(
             f"The run in {folder} had another {', '.join(changed)}. Repeat its options, or choose another --checkpoint-dir."

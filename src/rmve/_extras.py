@@ -22,7 +22,7 @@ ALL = "all"
 UMAP = "X_umap"
 #: Option of the command line for each argument that errors name in another way.
 OPTIONS = {"gene_likelihood": "likelihood", "levels": "level", "n_clusters": "level"}
-ARGUMENTS = "layer|batch_key|labels_key|spatial_key|n_components|max_epochs|key_added|checkpoint_dir|kind"
+ARGUMENTS = "layer|batch_key|labels_key|spatial_key|n_components|max_epochs|key_added|checkpoint_dir|kind|backed"
 
 
 @dataclass(frozen=True)

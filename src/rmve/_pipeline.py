@@ -6,13 +6,14 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import typer
+from anndata.abc import CSCDataset
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -81,17 +82,24 @@ def from_file_to_file(
     """What ``cluster`` and ``map`` do; ``kind`` is that of the map to space."""
     if training.resume and training.checkpoint_dir is None:
         raise typer.BadParameter("--resume needs the --checkpoint-dir of the run.")
+    if training.backed and training.n_top_genes is not None:
+        raise typer.BadParameter(
+            "--n-top-genes does not go with --backed: the chosen genes would be read into memory. Leave one of them out, or "
+            "give a file with the chosen genes."
+        )
     extras = extras or Extras()
-    with _errors_in_one_line(training.checkpoint_dir), silence(everything=True):
+    with _errors_in_one_line(training.checkpoint_dir), silence(everything=True), ExitStack() as stack:
         outputs = [output, *extras.files(), *([] if report is None else [report])]
         check_files(outputs)
         for path in outputs:
             check_output(path, force)
         start = time.perf_counter()
-        adata = h5ad.read(source)
+        adata = stack.enter_context(h5ad.opened(source)) if training.backed else h5ad.read(source)
         from_raw = setup["layer"] == RAW and RAW not in adata.layers
         if from_raw:
             h5ad.take_raw_counts(adata, RAW)
+        if training.backed:
+            _check_rows(adata, setup["layer"])
         _make_room(adata, setup, key_added, force, with_map=kind is not None)
         make_room_for_extras(adata, extras, key_added, force)
         h5ad.check_writable(adata)
@@ -154,6 +162,17 @@ def from_file_to_file(
             _say(f"Wrote {', '.join(before)} and {last}." if before else f"Wrote {last}.")
         if any(problems):
             raise ValueError(f"Wrote {output}, but {'; '.join(filter(None, problems))}.")
+
+
+def _check_rows(adata: ad.AnnData, layer: str | None) -> None:
+    """Raise ValueError if the values to train on are in the file by columns."""
+    x = adata.X if layer is None else adata.layers.get(layer)
+    if isinstance(x, CSCDataset):
+        where = "`adata.X`" if layer is None else f"`layer={layer!r}`"
+        raise ValueError(
+            f"`backed` needs values that are stored by rows, and {where} is stored by columns. Leave `backed` out, or "
+            "store it by rows with `scipy.sparse.csr_matrix`."
+        )
 
 
 def _copy_results(cells: ad.AnnData, adata: ad.AnnData) -> None:

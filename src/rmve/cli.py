@@ -111,6 +111,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from the last checkpoint in --checkpoint-dir; where there is none, begin."),
 ]
+Backed = Annotated[
+    bool, typer.Option("--backed", help="Leave the matrices in the input file, and read them from there in pieces.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file and existing results.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
@@ -154,6 +157,7 @@ def cluster(
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
+    backed: Backed = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -167,7 +171,7 @@ def cluster(
     from rmve._pipeline import Extras, Training, from_file_to_file
 
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key}
-    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, n_top_genes)
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, n_top_genes, backed)
     extras = Extras(tuple(level or ()), tuple(subcluster or ()), umap, csv, markers, compare_with)
     from_file_to_file(source, output, setup, training, key_added, report, force, quiet, extras=extras)
 
@@ -191,6 +195,7 @@ def map_to_space(
     report: ReportFile = None,
     checkpoint_dir: CheckpointDir = None,
     resume: Resume = False,
+    backed: Backed = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -203,7 +208,7 @@ def map_to_space(
     from rmve._pipeline import Training, from_file_to_file
 
     setup = {"layer": layer, "batch_key": batch_key, "labels_key": labels_key, "spatial_key": spatial_key}
-    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume)
+    training = Training(n_components, likelihood.value, max_epochs, seed, checkpoint_dir, resume, backed=backed)
     from_file_to_file(source, output, setup, training, key_added, report, force, quiet, kind.value)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import cli, likelihoods, spatial
 
 QUICK = ["--max-epochs", "2"]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "user_guide" / "command_line.md"
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])
@@ -44,6 +48,24 @@ def test_names_are_imported_when_asked_for():
 def test_choices_are_those_of_the_model():
     assert tuple(likelihoods.LIKELIHOODS) == cli.GENE_LIKELIHOODS
     assert cli.KINDS == spatial.KINDS
+
+
+@pytest.mark.parametrize("command", ["cluster", "map"])
+def test_options_are_in_the_help_and_the_guide(run, command):
+    """Each option is explained in both."""
+    parameters = typer.main.get_command(cli.app).commands[command].params
+    options = {name for parameter in parameters for name in parameter.opts if name.startswith("--")} - {"--help"}
+    assert {"--backed", "--output", "--seed"} <= options
+    shown = run(command, "--help").output
+    guide = PAGE.read_text()
+    for option in options:
+        assert re.search(rf"{option}\b", shown)
+        assert re.search(rf"`{option}\b", guide), option
+
+
+def test_help_says_what_backed_does(run):
+    text = " ".join(re.sub(r"[│*]", " ", run("cluster", "--help").output).split())
+    assert re.search(r"--backed (<bool> )?Leave the matrices in the input file", text)
 
 
 def test_cluster_divides_a_cluster_and_writes_tables(run, source, tmp_path, one_line_error):

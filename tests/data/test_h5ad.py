@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from rmve.data import h5ad
+from rmve.data.on_disk import is_on_disk
 
 
 @pytest.fixture
@@ -33,6 +34,31 @@ def test_a_file_comes_back(path, contents, assert_same):
     h5ad.write(path.with_name("out.h5ad"), adata)
     assert_same(contents(adata), contents(ad.read_h5ad(path.with_name("out.h5ad"))))
     assert_same(contents(ad.read_h5ad(path)), contents(ad.read_h5ad(path.with_name("out.h5ad"))))
+
+
+def test_a_file_comes_back_from_disk(path, contents, assert_same):
+    """The same with the matrices left in the file: they are written as they are stored there."""
+    with h5ad.opened(path) as adata:
+        assert is_on_disk(adata.X)
+        assert is_on_disk(adata.raw.X)
+        assert {type(layer) for layer in adata.layers.values()} == {type(adata.X)}
+        h5ad.check_writable(adata)
+        h5ad.write(path.with_name("out.h5ad"), adata)
+    before, after = ad.read_h5ad(path), ad.read_h5ad(path.with_name("out.h5ad"))
+    assert_same(contents(before), contents(after))
+    assert_same(contents(before.raw.to_adata()), contents(after.raw.to_adata()))
+
+
+def test_a_damaged_file_is_closed(path):
+    """So that it can be mended and opened again."""
+    with h5py.File(path, "r+") as file:
+        file.move("raw/X", "raw/Y")
+    with pytest.raises(ValueError, match="cannot be read as h5ad"), h5ad.opened(path):
+        pass
+    with h5py.File(path, "r+") as file:
+        file.move("raw/Y", "raw/X")
+    with h5ad.opened(path) as adata:
+        assert adata.raw is not None
 
 
 def reserved(where):
@@ -135,6 +161,8 @@ def test_files_that_lead_elsewhere_or_nowhere(path, tmp_path, change):
         change(file, other)
     with pytest.raises(ValueError, match="uns/x"):
         h5ad.read(path)
+    with pytest.raises(ValueError, match="uns/x"), h5ad.opened(path):
+        pass
 
 
 def test_a_declared_size_without_content(path):

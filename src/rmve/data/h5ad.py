@@ -12,12 +12,16 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata.io import write_elem
+from anndata.abc import CSCDataset, CSRDataset
+from anndata.experimental import write_dispatched
+from anndata.io import read_elem, sparse_dataset, write_elem
 
 from rmve.data.on_disk import check_matrix
 
 #: Most groups within groups that a file may have.
 MAX_DEPTH = 100
+#: Encodings of matrices that may stay in a file.
+MATRICES = ("array", "csr_matrix", "csc_matrix")
 
 
 def read(path: Path) -> ad.AnnData:
@@ -30,9 +34,71 @@ def read(path: Path) -> ad.AnnData:
     OSError
         If it is no HDF5 file, or does not fit into memory.
     """
-    try:
+    with _errors_of_reading(path):
         check_links(path)
         return ad.read_h5ad(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ad.AnnData]:
+    """Cells whose matrices (``X``, layers and ``raw.X``) stay in the file, which is open meanwhile; no other file is read.
+
+    ``anndata.read_h5ad(path, backed="r")`` would read the layers into memory.
+
+    Yields
+    ------
+    Cells that hold the rest in memory.
+
+    Raises
+    ------
+    ValueError
+        As :func:`read`, or if the file is of anndata before 0.8.
+    OSError
+        As :func:`read`.
+    """
+    with _errors_of_reading(path):
+        check_links(path)
+        file = h5py.File(path, "r")
+    with file:
+        with _errors_of_reading(path):
+            adata = _with_matrices_on_disk(file, path.name)
+        yield adata
+
+
+def _with_matrices_on_disk(file: h5py.File, name: str) -> ad.AnnData:
+    if file.attrs.get("encoding-type") != "anndata":
+        raise ValueError(
+            f"`backed`: {name} is not in the format that anndata writes since version 0.8. Read it with "
+            "`anndata.read_h5ad` and write it with `write_h5ad`."
+        )
+    parts = {
+        part: read_elem(file[part]) for part in ("obs", "var", "obsm", "varm", "obsp", "varp", "uns") if part in file
+    }
+    if "layers" in file:
+        parts["layers"] = {layer: _matrix(item) for layer, item in file["layers"].items()}
+    raw = None
+    if "raw" in file and isinstance(file["raw"], h5py.Group):
+        raw = {part: read_elem(file["raw"][part]) for part in ("var", "varm") if part in file["raw"]}
+        raw["X"] = _matrix(file["raw"]["X"])
+    return ad.AnnData(_matrix(file["X"]) if "X" in file else None, raw=raw, **parts)
+
+
+def _matrix(item: h5py.Group | h5py.Dataset):
+    """A matrix that stays in the file, or whatever else is in its place."""
+    if item.attrs.get("encoding-type") not in MATRICES:
+        return read_elem(item)
+    return item if isinstance(item, h5py.Dataset) else sparse_dataset(item)
+
+
+def is_in_file(value) -> bool:
+    """Whether a value is a matrix that an open file holds."""
+    return isinstance(value, CSRDataset | CSCDataset | h5py.Dataset)
+
+
+@contextmanager
+def _errors_of_reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError):
         raise
     except MemoryError:
@@ -105,7 +171,9 @@ def _try_mapping(file: h5py.File, where: str, mapping: Mapping) -> None:
             _try_frame(file, f"{where}[{key!r}]", value)
         elif isinstance(value, Mapping):
             _try_mapping(file, f"{where}[{key!r}]", value)
-        elif not (sp.issparse(value) or (type(value) is np.ndarray and value.dtype.kind in "biufc")):
+        elif not (
+            is_in_file(value) or sp.issparse(value) or (type(value) is np.ndarray and value.dtype.kind in "biufc")
+        ):
             _try(file, f"{where}[{key!r}]", value)
 
 
@@ -134,7 +202,7 @@ def _nullable_strings() -> Iterator[None]:
 
 
 def write(path: Path, adata: ad.AnnData) -> None:
-    """Write a file.
+    """Write a file; a matrix that another file holds is copied as it is stored there, in pieces.
 
     Raises
     ------
@@ -148,12 +216,21 @@ def write(path: Path, adata: ad.AnnData) -> None:
         sink = _Sink(raw)
         try:
             with h5py.File(sink, "w") as file:
-                write_elem(file, "/", adata)
+                write_dispatched(file, "/", adata, _write_or_copy)
         except Exception:
             if sink.error is None:
                 raise
         if sink.error is not None:
             raise OSError(f"{path.name} could not be written: {sink.error.strerror or sink.error}.") from sink.error
+
+
+def _write_or_copy(write_func, store: h5py.Group, key: str, value, *, dataset_kwargs: Mapping, iospec) -> None:
+    """Write an element as anndata does, but a matrix of another file, which anndata would read as a whole."""
+    if not is_in_file(value):
+        write_func(store, key, value, dataset_kwargs=dataset_kwargs)
+        return
+    source = value if isinstance(value, h5py.Dataset) else value.group
+    source.file.copy(source, store, key, expand_soft=True)
 
 
 class _Sink(io.RawIOBase):
@@ -211,12 +288,12 @@ class _Sink(io.RawIOBase):
 
 
 def take_raw_counts(adata: ad.AnnData, name: str) -> None:
-    """Put the counts in ``adata.raw`` into a layer.
+    """Put the counts in ``adata.raw`` into a layer; those on disk stay there.
 
     Raises
     ------
     ValueError
-        If there are none, or not of all genes, or their matrix is damaged.
+        If there are none, or not of all genes, or their matrix is damaged, or it is on disk and has other genes.
     """
     if adata.raw is None:
         raise ValueError(f"`layer={name!r}`: `adata` has neither a layer of that name nor `adata.raw`.")
@@ -225,4 +302,12 @@ def take_raw_counts(adata: ad.AnnData, name: str) -> None:
     if len(missing) or not adata.raw.var_names.is_unique:
         what = f"lacks {len(missing)} of the genes" if len(missing) else "names a gene twice"
         raise ValueError(f"`adata.raw` {what} in `adata.var_names`, so its counts cannot be taken.")
-    adata.layers[name] = adata.raw[:, adata.var_names].X
+    if not is_in_file(adata.raw.X):
+        adata.layers[name] = adata.raw[:, adata.var_names].X
+    elif adata.raw.var_names.equals(adata.var_names):
+        adata.layers[name] = adata.raw.X
+    else:
+        raise ValueError(
+            f"`backed` with `layer={name!r}` needs the genes of `adata.var_names`, in their order, in `adata.raw`, "
+            "which has others. Leave `backed` out."
+        )
