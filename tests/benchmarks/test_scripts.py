@@ -86,3 +86,35 @@ def test_one_run_gives_all_levels():
     found = methods.read_levels(model, Meter(), dataset)
     used = {name: len(np.unique(found[name].labels)) for name in found}
     assert used == {"start alone": 60, "unknown K": 3, "known K": 1, "best level": 1}
+
+
+def test_simulated_gradients_are_what_they_are_called():
+    import gradients
+
+    cells = {kind: gradients.simulate(kind, 0) for kind in gradients.KINDS}
+    place = {kind: adata.obsm["spatial"][:, 0] for kind, adata in cells.items()}
+    assert all(((0 <= s) & (s <= 1)).all() for s in place.values())
+    assert np.ptp(np.histogram(place["uniform"], 5)[0]) < 100
+    assert np.median(place["skewed"]) < 0.15 < 0.3 < np.ptp(place["skewed"])
+    assert (np.abs(place["ends"] - 0.5) > 0.4).mean() > 0.6
+    zeros = {kind: 1.0 - adata.X.nnz / np.prod(adata.shape) for kind, adata in cells.items()}
+    assert zeros["zeros"] > zeros["uniform"] + 0.1
+    depth = {kind: np.median(np.asarray(adata.X.sum(1))) for kind, adata in cells.items()}
+    assert depth["shallow"] < 0.4 * depth["skewed"]
+    assert (cells["all"].X != gradients.simulate("all", 0).X).nnz == 0
+
+
+def test_a_gradient_is_judged_by_hidden_cells(monkeypatch):
+    import gradients
+
+    def known_by_heart(adata, test, seed):
+        s = adata.obsm["spatial"][test, 0]
+        return {"": s, "shifted": s + 0.1}
+
+    monkeypatch.setitem(gradients.METHODS, "known", known_by_heart)
+    exact, shifted = gradients.run("uniform", "known", 0)
+    assert (exact["map"], exact["r2"], exact["median_error"]) == ("", 1.0, 0.0)
+    assert (shifted["map"], shifted["median_error"]) == ("shifted", pytest.approx(0.1))
+    table = gradients.summarize(pd.DataFrame([exact, shifted]))
+    assert table["method"].tolist() == ["known", "known shifted"]
+    assert gradients.hidden(0).sum() == gradients.N_CELLS // 5

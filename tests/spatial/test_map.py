@@ -222,14 +222,14 @@ def test_positions_known_by_heart_are_pulled_in(kind):
 
 
 def test_slope_of_held_out_cells():
-    """Between 0 and 1, towards 1 where few cells speak, and the same as leaving cells out one by one."""
+    """Not below 0, towards 1 where few cells speak, and the same as leaving cells out one by one."""
     rng = np.random.default_rng(0)
     predicted = rng.normal(size=(40, 1))
     center = np.zeros(1)
     half = held_out_slope(0.5 * predicted, predicted, center)
     np.testing.assert_allclose(half, (40 * 0.5 + 10) / 50)
     assert held_out_slope(0.5 * predicted[:2], predicted[:2], center) > 0.9
-    np.testing.assert_array_equal(held_out_slope(2.0 * predicted, predicted, center), 1.0)
+    np.testing.assert_allclose(held_out_slope(2.0 * predicted, predicted, center), (40 * 2.0 + 10) / 50)
     np.testing.assert_array_equal(held_out_slope(-2.0 * predicted, predicted, center), 0.0)
     np.testing.assert_array_equal(held_out_slope(predicted, np.zeros_like(predicted), center), 1.0)
     true = predicted + rng.normal(size=predicted.shape)
@@ -237,7 +237,35 @@ def test_slope_of_held_out_cells():
     squares = (predicted**2).mean()
     for i in range(40):
         x, y = np.delete(predicted, i), np.delete(true, i)
-        assert each[i, 0] == pytest.approx(min((x @ y + 10 * squares) / (x @ x + 10 * squares), 1.0))
+        assert each[i, 0] == pytest.approx((x @ y + 10 * squares) / (x @ x + 10 * squares))
+
+
+@pytest.mark.parametrize("kind", ["linear", "by_cluster"])
+def test_new_cells_that_are_pulled_to_the_middle_are_spread(kind):
+    """An embedding that is the position for cells it learned, and four fifths of it for others."""
+    rng = np.random.default_rng(0)
+    s = rng.beta(0.5, 2.0, size=(600, 1))
+    fresh = np.arange(600) < 300
+    z = np.where(fresh[:, None], s.mean() + 0.8 * (s - s.mean()), s) + rng.normal(scale=0.005, size=s.shape)
+    known, new, w = np.arange(600) >= 150, np.arange(600) < 150, np.eye(2)[rng.integers(2, size=600)]
+    smap = SpatialMap.fit(z[known], s[known], w[known], kind, held_out=fresh[known])
+    assert 1.15 < smap.slope_[0] < 1.25
+    placed = quality(s[new], smap.predict(z[new], w[new]))
+    as_fitted = quality(s[new], SpatialMap.fit(z[~fresh], s[~fresh], w[~fresh], kind).predict(z[new], w[new]))
+    assert placed.error_ < 0.5 * as_fitted.error_
+    assert placed.r2_[0] > as_fitted.r2_[0]
+
+
+@pytest.mark.parametrize("spread", [1e-6, 0.03, 1.0])
+@pytest.mark.parametrize("n", [3, 30])
+def test_slope_of_chance_does_little(spread, n):
+    """Where predictions are noise the slope is any number, but predictions stay within what they and the prior allow."""
+    rng = np.random.default_rng(0)
+    cost = []
+    for _ in range(200):
+        predicted, true = spread * rng.normal(size=(n, 1)), rng.normal(size=(n, 1))
+        cost.append((held_out_slope(true, predicted, np.zeros(1)) * spread) ** 2)
+    assert np.mean(cost) < spread**2 + 1.0 / n
 
 
 def test_to_dict_is_complete(mapped, two_pieces, tmp_path):

@@ -50,8 +50,8 @@ class Affine:
         blocks = np.atleast_2d(deviation.coef_).reshape(s.shape[1], k, d + 1).transpose(1, 0, 2)
         return cls(affine.coef, affine.intercept, mean, affine.leverage, blocks[..., :d], blocks[..., d])
 
-    def pulled_in(self, slope: np.ndarray, center: np.ndarray) -> Affine:
-        """The same map with its predictions moved towards a point: their distance from it times ``slope``."""
+    def stretched(self, slope: np.ndarray, center: np.ndarray) -> Affine:
+        """The same map with the distance of its predictions from a point multiplied by ``slope``."""
         return replace(
             self,
             coef=slope[:, None] * self.coef,
@@ -80,7 +80,11 @@ def _by_cluster(centered: np.ndarray, w: np.ndarray) -> np.ndarray:
 def held_out_slope(
     true: np.ndarray, predicted: np.ndarray, center: np.ndarray, leave_one_out: bool = False
 ) -> np.ndarray:
-    """Slope of the true on the predicted positions of cells that an embedding did not learn, between 0 and 1.
+    """Slope of the true on the predicted positions of cells that an embedding did not learn, at least 0.
+
+    It is below 1 if the embedding knows positions by heart: new cells are then spread too widely. It is above 1 if the
+    embedding pulls new cells to the middle. There is no upper limit: where the predictions hardly vary the slope is
+    uncertain, but what it multiplies is small, so that chance adds about a share ``1 / n`` of the variance at most.
 
     The regression through ``center`` on each axis, with a slope of one as worth :data:`PRIOR_CELLS` cells.
 
@@ -102,4 +106,4 @@ def held_out_slope(
     explained, spread = products.sum(0) + prior, squares.sum(0) + prior
     if leave_one_out:
         explained, spread = explained - products, spread - squares
-    return np.clip(np.divide(explained, spread, out=np.ones_like(spread), where=spread > 0), 0.0, 1.0)
+    return np.maximum(np.divide(explained, spread, out=np.ones_like(spread), where=spread > 0), 0.0)

@@ -23,9 +23,9 @@ class SpatialMap:
     ``kind="by_cluster"`` adds to ``A`` and ``b`` a deviation of each cluster, ``s = A z + b + sum_k w_k (A_k (z - m) + b_k)``
     for a cell that belongs to cluster ``k`` with probability ``w_k``; the deviations are shrunk towards zero.
 
-    An embedding that learned positions knows those of its own cells better than others', and a map fitted to them spreads
-    other cells too widely. Held-out cells tell by how much: the distances of all predictions from the mean position are
-    multiplied by the slope of true on predicted positions there.
+    An embedding that learned positions knows those of its own cells better than others'. A map fitted to them spreads
+    other cells too widely, or pulls them to the middle. Held-out cells tell by how much: the distances of all predictions
+    from the mean position are multiplied by the slope of true on predicted positions there.
 
     Attributes
     ----------
@@ -40,8 +40,8 @@ class SpatialMap:
     leverage_
         ``(Z'Z + penalty)^{-1}`` of the centred embedding, shape ``(d, d)``: how far outside the known cells one is.
     slope_
-        The factor of each axis that held-out cells asked for, between 0 and 1, shape ``(n_axes,)``; ``A``, ``b``, ``A_k``
-        and ``b_k`` have it in them. 1 without held-out cells.
+        The factor of each axis that held-out cells asked for, at least 0, shape ``(n_axes,)``; ``A``, ``b``, ``A_k`` and
+        ``b_k`` have it in them. 1 without held-out cells.
     residual_sd_
         Standard deviation of the residual of each axis on cells not seen, shape ``(n_axes,)``, in coordinate units.
     cluster_sd_
@@ -141,7 +141,7 @@ class SpatialMap:
             sums = PRIOR_CELLS * variance + weight.T @ residual**2
             cluster_sd = np.sqrt(sums / (PRIOR_CELLS + weight.sum(0)[:, None]))
         measured = quality(s[judged], predicted[judged], seed)
-        fitted = Affine.fit(z, s, w, kind).pulled_in(slope, s.mean(0))
+        fitted = Affine.fit(z, s, w, kind).stretched(slope, s.mean(0))
         return cls(
             kind=kind,
             coef_=fitted.coef,
