@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from data import Dataset, load
+from data import SIMULATED, Dataset, load
 from methods import read_off, train_rmve
 from peers import QUIET, RESOLUTIONS, leiden, neighbor_graph
 from runs import Clusters, Table, benchmark, measured, span
@@ -31,7 +31,10 @@ def divide(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
     with measured() as cost:
         model = train_rmve(dataset.adata, None, seed)
     found = {"unknown K": read_off(model, cost)}
-    for name, adata in (("genes of the run", None), ("all genes", load(f"{dataset.name}:all").adata)):
+    genes = {"genes of the run": None}
+    if dataset.name.split(":")[0] not in SIMULATED:  # which have no more
+        genes["all genes"] = load(f"{dataset.name}:all").adata
+    for name, adata in genes.items():
         with measured() as more:
             labels = model.subcluster(adata=adata, **QUIET)
         found[f"divided, {name}"] = Clusters(labels, cost + more)

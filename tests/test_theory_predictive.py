@@ -246,7 +246,7 @@ def test_memory_earns_half(depth):
     assert float(predictive.mean() / plain.mean()) == pytest.approx(0.5, abs=0.01)
     deep = (len(profile) - 1) / 2
     assert float(plain.mean()) == pytest.approx(deep, rel=0.05) if depth == 10_000 else float(plain.mean()) > 0.3 * deep
-    assert plain.mean() > 2 * math.log(n_cells)  # so both pay for it, if the network can tell the cells by heart
+    assert plain.mean() > 2 * math.log(n_cells)  # so both pay for it, if the network can tell each cell from all others
 
 
 # --------------------------------------------------------- other likelihoods

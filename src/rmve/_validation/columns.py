@@ -83,7 +83,7 @@ def _check_categories(column: pd.Series, key: str, role: str) -> None:
     if odd:
         raise ValueError(
             f"`adata.obs[{key!r}]` (`{role}`) holds text with a NUL character or half of a character, for example "
-            f"{odd[0]!r}, which is neither told from others nor stored. Rename these values."
+            f"{odd[0]!r}, which cannot be stored. Rename these values."
         )
     kind = _kind(values)
     if kind not in KINDS.values():

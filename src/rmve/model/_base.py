@@ -422,7 +422,7 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
         Returns
         -------
         A model on ``adata``, which can be used as it is. Components and clusters are the reference's; training it (with
-        ``plan_kwargs={"weight_decay": 0.0}``) adapts what the networks are told of new batches.
+        ``plan_kwargs={"weight_decay": 0.0}``) adapts the weights of the networks that belong to new batches.
 
         Raises
         ------
@@ -431,8 +431,8 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
 
         Notes
         -----
-        The encoder is the reference's and is not trained. What training adapts is what the decoder is told of a new
-        batch, and with it expression and likelihood; embedding and clusters change only if the reference was made with
+        The encoder is the reference's and is not trained. Training adapts the decoder's weights of a new batch, and
+        with them expression and likelihood; embedding and clusters change only if the reference was made with
         ``encode_covariates=True``, and :meth:`train` warns if it was not.
         """
         options = query.check_query_options(kwargs)

@@ -13,8 +13,8 @@ import numpy as np
 class HeldOut:
     """Cells whose position was kept to judge the map, and those whose position was learned.
 
-    A cell is its name and its position, so that rows may be in any order, some may be missing, and other cells are told
-    from these even if they have the same names.
+    A cell is its name and its position, so that rows may be in any order, some may be missing, and other cells are
+    recognised as such even if they have the same names.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ def require(container: Mapping, where: str, name: str, key_added: str) -> Any:
     name
         The entry.
     key_added
-        What ``annotate`` was, or should be, told.
+        ``key_added`` of ``annotate``.
 
     Raises
     ------

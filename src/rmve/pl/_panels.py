@@ -89,7 +89,7 @@ def read_panels(
     adata
         Cells.
     key
-        What ``annotate`` was told.
+        ``key_added`` of ``annotate``.
     color
         Column of ``adata.obs`` or gene, or several; ``None`` is the clusters.
     colors, look

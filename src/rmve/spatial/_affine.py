@@ -82,7 +82,7 @@ def held_out_slope(
 ) -> np.ndarray:
     """Slope of the true on the predicted positions of cells that an embedding did not learn, at least 0.
 
-    It is below 1 if the embedding knows positions by heart: new cells are then spread too widely. It is above 1 if the
+    It is below 1 if the embedding overfits the positions that it learned: new cells are then spread too widely. It is above 1 if the
     embedding pulls new cells to the middle. There is no upper limit: where the predictions hardly vary the slope is
     uncertain, but what it multiplies is small, so that chance adds about a share ``1 / n`` of the variance at most.
 
