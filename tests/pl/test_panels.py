@@ -87,7 +87,7 @@ def test_layers_and_raw_have_other_values(draw, annotated):
 
 def test_sizes(draw, annotated):
     assert cells_of(draw(annotated, size=7)).get_sizes() == [7]
-    annotated.obs["n"] = np.arange(240.0)
+    annotated.obs["n"] = np.arange(240.0)[::-1]
     sizes = cells_of(draw(annotated, color="n", size=1 + annotated.obs["n"])).get_sizes()
     np.testing.assert_array_equal(sizes, np.arange(1, 241))  # in the order in which the cells are drawn
 
