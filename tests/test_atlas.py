@@ -80,6 +80,8 @@ def test_called_again_and_written(pair, tmp_path):
     assert ad.read_h5ad(tmp_path / "cells.h5ad").uns["X_atlas"]["params"]["width"] == found.width
     with pytest.raises(ValueError, match="a row for each cell"):
         found.impute(cells[::-1].to_df())
+    with pytest.raises(TypeError, match="an AnnData or a data frame of the cells, not list"):
+        found.impute(["gene 0"])
 
 
 REFUSED = {

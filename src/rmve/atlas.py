@@ -65,10 +65,14 @@ class AtlasMap:
 
         Raises
         ------
+        TypeError
+            If ``values`` are neither an AnnData nor a data frame.
         ValueError
             If the cells are not those of the map, in their order.
         """
         frame = values.to_df() if isinstance(values, AnnData) else values
+        if not isinstance(frame, pd.DataFrame):
+            raise TypeError(f"`values` must be an AnnData or a data frame of the cells, not {type(values).__name__}.")
         if not frame.index.equals(self.cells):
             raise ValueError(
                 "`values` must have a row for each cell of the map, in its order. Use `values.loc[atlas_map.cells]`."
