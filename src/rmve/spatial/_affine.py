@@ -11,6 +11,8 @@ PENALTIES = np.logspace(-4, 4, 17)
 #: Judged cells that prior knowledge counts for: in the residual variance of one cluster that of all clusters, in the slope
 #: of the true on the predicted positions a slope of one.
 PRIOR_CELLS = 10.0
+#: Standard errors of a slope above one that are taken from it.
+STANDARD_ERRORS = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ def held_out_slope(
 ) -> np.ndarray:
     """Slope of the true on the predicted positions of cells that an embedding did not learn, at least 0.
 
-    It is below 1 if the embedding overfits the positions that it learned: new cells are then spread too widely. It is above 1 if the
-    embedding pulls new cells to the middle. There is no upper limit: where the predictions hardly vary the slope is
-    uncertain, but what it multiplies is small, so that chance adds about a share ``1 / n`` of the variance at most.
+    It is below 1 if the embedding overfits the positions that it learned: new cells are then spread too widely. It is
+    above 1 if the embedding pulls new cells to the middle. Chance lifts the slope of few cells, too: a slope above 1 counts
+    only as far as it is more than :data:`STANDARD_ERRORS` standard errors above 1.
 
-    The regression through ``center`` on each axis, with a slope of one as worth :data:`PRIOR_CELLS` cells.
+    The regression goes through ``center`` on each axis, with a slope of one as worth :data:`PRIOR_CELLS` cells.
 
     Parameters
     ----------
@@ -101,9 +103,16 @@ def held_out_slope(
     -------
     Shape ``(n_axes,)``, or ``(n, n_axes)`` with ``leave_one_out``.
     """
-    products, squares = (true - center) * (predicted - center), (predicted - center) ** 2
+    x, y = predicted - center, true - center
+    products, squares = y * x, x**2
     prior = PRIOR_CELLS * squares.mean(0)
-    explained, spread = products.sum(0) + prior, squares.sum(0) + prior
-    if leave_one_out:
-        explained, spread = explained - products, spread - squares
-    return np.maximum(np.divide(explained, spread, out=np.ones_like(spread), where=spread > 0), 0.0)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return values.sum(0) - values if leave_one_out else values.sum(0)
+
+    spread = total(squares) + prior
+    slope = np.divide(total(products) + prior, spread, out=np.ones_like(spread), where=spread > 0)
+    # of each cell the residual times what it is multiplied by, whatever the variance of the residuals
+    squared = total(products**2) - 2.0 * slope * total(products * squares) + slope**2 * total(squares**2)
+    error = np.divide(np.sqrt(np.maximum(squared, 0.0)), spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.where(slope > 1.0, np.maximum(slope - STANDARD_ERRORS * error, 1.0), np.maximum(slope, 0.0))
