@@ -1040,7 +1040,8 @@ class RMVE(RMVEBase):
         Warns
         -----
         UserWarning
-            If cells that the map did not see are not placed better than by chance.
+            If cells that the map did not see are not placed better than by chance, or both sides of the tissue look alike
+            along an axis.
         """
         check.check_choice("kind", kind, spatial.KINDS)
         self._check_if_trained()

@@ -61,7 +61,24 @@ def fit_map(
             UserWarning,
             stacklevel=3,
         )
+    _warn_of_mirrors(spatial_key, found.latent[known], coordinates[known], held_out, known, fitted)
     return fitted
+
+
+def _warn_of_mirrors(
+    spatial_key: str, z: np.ndarray, s: np.ndarray, held_out: np.ndarray | None, known: np.ndarray, fitted: SpatialMap
+) -> None:
+    """Warn of axes along which both sides of the tissue look alike."""
+    judged = np.arange(len(s)) % 5 == 0 if held_out is None else held_out[known]
+    for mirror in spatial.find_mirrors(z, s, judged, fitted.r2_):
+        warnings.warn(
+            f"Axis {mirror.axis} of `adata.obsm[{spatial_key!r}]` looks the same on both sides of {mirror.middle:.3g}: the distance "
+            f"from there is predicted (R² {mirror.r2_of_distance:.2f}), the position is not (R² {mirror.r2:.2f}). Cells of a "
+            "mirror image or a ring express the same, so that no linear map tells the sides apart. Give one side, or the "
+            "distance from the middle as a coordinate.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def identify_cells(adata: AnnData, spatial_key: str | None) -> np.ndarray:
