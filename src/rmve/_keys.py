@@ -62,7 +62,7 @@ class Written:
 
     @property
     def uns(self) -> str:
-        """``uns``: parameters, components (table, means, variances), resolutions, spatial map, versions."""
+        """``uns``: parameters, components (table, means, variances), resolutions, spatial map, versions, checksums."""
         return self.key_added
 
     def places(self, with_map: bool = True) -> list[tuple[str, str]]:
