@@ -135,8 +135,8 @@ def test_each_likelihood_has_a_split():
 
 def test_thinned_cells(batch):
     """Cells keep about as many molecules as they are to have, and all if they have fewer; size factors go with them."""
-    for n_molecules, share in ((20, 20 / 97), (1_000, 1.0)):
-        thinned = thin_batch(batch, n_molecules)
+    for n_molecules, least, share in ((20, 0.0, 20 / 97), (20, 0.5, 0.5), (60, 0.5, 60 / 97), (1_000, 0.5, 1.0)):
+        thinned = thin_batch(batch, n_molecules, least)
         x = dense(thinned[REGISTRY_KEYS.X_KEY])
         assert (x <= COUNTS).all()
         variance = share * (1 - share) * COUNTS

@@ -59,8 +59,8 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
     return split
 
 
-def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
-    """Keep about ``n_molecules`` of each cell that has more, drawn at random.
+def thin_batch(batch: dict[str, Tensor], n_molecules: int, least_share: float = 0.0) -> dict[str, Tensor]:
+    """Keep about ``n_molecules`` of each cell that has more, drawn at random, or a share of its molecules if that is more.
 
     Parameters
     ----------
@@ -68,6 +68,8 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
         A mini-batch of counts, shape ``(B, G)``.
     n_molecules
         Expected number of molecules that a cell keeps.
+    least_share
+        Least share of its molecules that a cell keeps, between 0 and 1.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
     """
     x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
     total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
-    share = (n_molecules / total).clamp(max=1.0)
+    share = (n_molecules / total).clamp(min=least_share, max=1.0)
     if isinstance(x, SparseRows):
         x = x.with_values(thin(x.values, share.index_select(0, x.rows)))
     else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scvi
 import torch
 from sklearn.metrics import adjusted_rand_score
 
 from rmve import RMVE
 from rmve.clusters._clusters import Clusters
+from rmve.datasets import simulate
 
 
 @pytest.fixture
@@ -359,3 +361,14 @@ def test_number_that_the_cells_do_not_support(cells, fit):
     with pytest.warns(UserWarning, match=r"`n_components=20` clusters were asked for, and the cells support (\d+)\."):
         model = fit(cells, {"layer": "counts"}, train, n_components=20, epochs=30)
     assert model.n_clusters == model.tree.n_finest < 20
+
+
+@pytest.mark.slow
+def test_very_deep_cells():
+    """500 of 200,000 molecules are fewer than the encoder can read: they made types one that are far apart."""
+    cells = simulate(n_cells=300, n_genes=2000, n_clusters=4, separation=12.0, depth=200_000.0, seed=0)
+    scvi.settings.seed = 0
+    RMVE.setup_anndata(cells, layer="counts")
+    model = RMVE(cells)
+    model.train(max_epochs=60, quiet=True)
+    assert adjusted_rand_score(cells.obs["cell_type"], model.predict()) > 0.95
