@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from data import SIMULATED, Dataset, load
 from methods import read_off, train_rmve
-from peers import QUIET, RESOLUTIONS, leiden, neighbor_graph
+from peers import QUIET, best_leiden, neighbor_graph
 from runs import Clusters, Table, benchmark, measured, span
-from scores import score
 
 NOTES = (
     "Mean ± standard deviation over seeds. *unknown K*: clusters of the run; *divided*: each cluster trained again on its "
@@ -40,8 +39,7 @@ def divide(dataset: Dataset, seed: int, shared: Path) -> dict[str, Clusters]:
         found[f"divided, {name}"] = Clusters(labels, cost + more)
     with measured() as more:
         graph = neighbor_graph(model.get_latent_representation(), seed)
-        levels = [leiden(graph, resolution, seed) for resolution in RESOLUTIONS]
-        best = max(levels, key=lambda labels: score(dataset.truth, labels)["ari"])
+        best = best_leiden(graph, dataset.truth, seed)
     found["Leiden on the embedding, oracle"] = Clusters(best, cost + more)
     return found
 

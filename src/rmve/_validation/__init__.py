@@ -36,10 +36,11 @@ from rmve._validation.data import (
 )
 from rmve._validation.device import check_device, check_processes
 from rmve._validation.places import find_graph, get_all_coordinates, get_coordinates, warn_of_mixed_units
-from rmve._validation.results import check_free, check_key_added, checksums, foreign_names, is_changed
+from rmve._validation.results import changed_places, check_free, check_key_added, checksums, foreign_names
 
 __all__ = [
     "Values",
+    "changed_places",
     "check_anndata",
     "check_choice",
     "check_columns",
@@ -75,7 +76,6 @@ __all__ = [
     "get_indices",
     "get_keys",
     "get_matrix",
-    "is_changed",
     "require_column",
     "warn_of_mixed_units",
 ]

@@ -81,14 +81,14 @@ def _own_results(adata: ad.AnnData, names: Written) -> set[tuple[str, str]]:
         largest = probabilities.to_numpy().max(axis=1)
         if confidence.dtype.kind != "f" or not np.allclose(largest, confidence, atol=1e-6):
             ours.discard(("obs", names.confidence))
-    ours -= {place for place in ours if is_changed(adata, names, *place)}
+    ours -= changed_places(adata, names)
     latent, means = adata.obsm.get(names.latent), entry.get("component_means")
     if latent is not None and means is not None and np.shape(latent)[1:] != np.shape(means)[1:]:
         ours.discard(("obsm", names.latent))
     return ours
 
 
-def checksums(index: pd.Index, obs: Mapping[str, pd.Series], obsm: Mapping[str, Any]) -> dict[str, str]:
+def checksums(index: pd.Index, obs: Mapping[str, pd.Series], obsm: Mapping[str, Any]) -> dict[str, Any]:
     """Checksum of all that ``annotate`` writes for each cell, by which its next call sees what somebody changed since.
 
     Parameters
@@ -98,28 +98,30 @@ def checksums(index: pd.Index, obs: Mapping[str, pd.Series], obsm: Mapping[str, 
     obs, obsm
         Columns and arrays, by name.
     """
-    columns = {_place("obs", name): str(column_checksum(column)) for name, column in obs.items()}
-    arrays = {_place("obsm", name): str(array_checksum(array)) for name, array in obsm.items()}
-    return {CELLS: str(column_checksum(index)), **columns, **arrays}
+    return {
+        CELLS: str(column_checksum(index)),
+        "obs": {name: str(column_checksum(column)) for name, column in obs.items()},
+        "obsm": {name: str(array_checksum(array)) for name, array in obsm.items()},
+    }
 
 
-def is_changed(adata: ad.AnnData, names: Written, part: str, name: str) -> bool:
-    """Whether something that ``annotate`` wrote for these very cells is something else now.
+def changed_places(adata: ad.AnnData, names: Written) -> set[tuple[str, str]]:
+    """Part and name of all that ``annotate`` wrote for these very cells and that is something else now.
 
     Of other cells, as of a subset, nothing is known.
     """
     entry = adata.uns.get(names.uns)
     written = entry.get("checksums") if isinstance(entry, Mapping) else None
-    if not isinstance(written, Mapping) or written.get(CELLS) != str(column_checksum(adata.obs_names)):
-        return False
-    before, now = written.get(_place(part, name)), getattr(adata, part).get(name)
-    if before is None or now is None:
-        return False
-    return before != str(column_checksum(now) if part == "obs" else array_checksum(now, name))
-
-
-def _place(part: str, name: str) -> str:
-    return f"{part}[{name!r}]"
+    if not isinstance(written, Mapping):
+        return set()
+    before = {part: table for part in ("obs", "obsm") if isinstance(table := written.get(part), Mapping)}
+    there: dict[str, dict[str, Any]] = {"obs": {}, "obsm": {}}
+    for part, table in before.items():
+        there[part] = {name: getattr(adata, part)[name] for name in table if name in getattr(adata, part)}
+    now = checksums(adata.obs_names, **there)
+    if now[CELLS] != written.get(CELLS):
+        return set()
+    return {(part, name) for part in before for name in now[part] if now[part][name] != before[part][name]}
 
 
 def _are_our_clusters(adata: ad.AnnData, names: Written, components: object) -> bool:

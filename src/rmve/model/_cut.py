@@ -53,8 +53,8 @@ def own_columns(adata: AnnData, names: Written) -> set[str]:
     """Columns of ``obs`` with levels that earlier calls of ``annotate`` wrote, and nobody changed since."""
     entries = adata.uns.get(names.uns)
     written = entries.get("level_columns", ()) if isinstance(entries, Mapping) else ()
-    names_there = {str(name) for name in written if name in adata.obs}
-    return {name for name in names_there if not check.is_changed(adata, names, "obs", name)}
+    changed = check.changed_places(adata, names)
+    return {str(name) for name in written if name in adata.obs and ("obs", name) not in changed}
 
 
 def labels_at(table: pd.DataFrame, sizes: np.ndarray, component: pd.Series, n_clusters: int) -> pd.Series:
