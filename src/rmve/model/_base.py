@@ -471,8 +471,10 @@ class RMVEBase(RNASeqMixin, VAEMixin, ArchesMixin, UnsupervisedTrainingMixin, Ba
     def _get_user_attributes(self) -> list[tuple[str, object]]:
         """What a query takes over from its reference; it has as many components as there are, whatever was asked for."""
         attributes = dict(super()._get_user_attributes())
-        for name in ("embedding_is_fixed_", "cluster_names_"):  # follow from others
-            del attributes[name]
+        kinds = {name: getattr(type(self), name, None) for name in attributes}
+        for name, kind in kinds.items():
+            if isinstance(kind, property) and kind.fset is None:  # it follows from others
+                del attributes[name]
         options = self.init_params_["non_kwargs"] | {"n_components": self.module.n_components}
         attributes["init_params_"] = self.init_params_ | {"non_kwargs": options}
         return list(attributes.items())
