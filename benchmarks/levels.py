@@ -37,7 +37,7 @@ def run(data: str, seed: int) -> list[dict]:
     assigned, latent = posterior.assigned, posterior.latent
     rows = []
     for molecules in MOLECULES:
-        joint = joint_of_cells(model.module, model.adata_manager, molecules, least_share=0.0)
+        joint = joint_of_cells(model.module, model.adata_manager, molecules)
         for threshold in THRESHOLDS:
             tree = merge_tree(joint, assigned, latent, min_confusion=threshold)
             found = score(dataset.truth, tree.cut(tree.n_default)[assigned])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import betabinom
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from rmve._keys import INDEX_KEY, TARGET_KEY
+from rmve import RMVE
+from rmve._keys import INDEX_KEY, TARGET_KEY, TARGET_SIZE_KEY
+from rmve.datasets import simulate
 from rmve.likelihoods import LIKELIHOODS
 from rmve.maths.sparse_rows import SparseRows
-from rmve.predictive import SPLITS, split_batch, thin_batch
+from rmve.predictive import SPLITS, read_less, split_batch, thin_batch
 
 N_CELLS, N_GENES = 8_000, 4
 #: Counts of every cell, and the inverse dispersion of each gene.
@@ -77,7 +80,8 @@ def test_distribution_of_the_parts(batch, kind):
 def test_what_belongs_to_the_molecules(batch, kind):
     """Size factors are halved with them; all else stays."""
     split = split_batch(batch, kind, THETA.log())
-    assert torch.equal(split[REGISTRY_KEYS.SIZE_FACTOR_KEY], batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] / 2)
+    for name in (REGISTRY_KEYS.SIZE_FACTOR_KEY, TARGET_SIZE_KEY):
+        assert torch.equal(split[name], batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] / 2)
     for name in (REGISTRY_KEYS.BATCH_KEY, INDEX_KEY):
         assert split[name] is batch[name]
     del batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
@@ -135,8 +139,8 @@ def test_each_likelihood_has_a_split():
 
 def test_thinned_cells(batch):
     """Cells keep about as many molecules as they are to have, and all if they have fewer; size factors go with them."""
-    for n_molecules, least, share in ((20, 0.0, 20 / 97), (20, 0.5, 0.5), (60, 0.5, 60 / 97), (1_000, 0.5, 1.0)):
-        thinned = thin_batch(batch, n_molecules, least)
+    for n_molecules, share in ((20, 20 / 97), (60, 60 / 97), (1_000, 1.0)):
+        thinned = thin_batch(batch, n_molecules)
         x = dense(thinned[REGISTRY_KEYS.X_KEY])
         assert (x <= COUNTS).all()
         variance = share * (1 - share) * COUNTS
@@ -151,3 +155,52 @@ def test_thinned_cells_without_molecules():
     """They stay empty."""
     for x in (torch.zeros(3, 2), SparseRows.from_dense(torch.zeros(3, 2))):
         assert not dense(thin_batch({REGISTRY_KEYS.X_KEY: x}, 10)[REGISTRY_KEYS.X_KEY]).any()
+
+
+def test_encoder_reads_less(batch):
+    """A half, a quarter, ... of its molecules with the same probability, down to the least number; the target stays."""
+    split = split_batch(batch, "binomial")
+    before, size = dense(split[REGISTRY_KEYS.X_KEY]), split[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+    less = read_less(split, 10)
+    after = dense(less[REGISTRY_KEYS.X_KEY])
+    assert type(less[REGISTRY_KEYS.X_KEY]) is type(batch[REGISTRY_KEYS.X_KEY])
+    assert (after <= before).all()
+    assert (after >= 0).all()
+    assert less[TARGET_KEY] is split[TARGET_KEY]
+    assert less[TARGET_SIZE_KEY] is split[TARGET_SIZE_KEY]
+    share = (less[REGISTRY_KEYS.SIZE_FACTOR_KEY] / size)[:, 0]
+    total = before.sum(-1)
+    assert (total * share >= 10)[share < 1].all()
+    assert (total * share < 20)[share == share.min()].all()
+    deep = (total >= 40) & (total < 80)  # a half and a quarter are left of these
+    for expected in (1.0, 0.5, 0.25):
+        these = deep & (share == expected)
+        n = these.sum()
+        assert abs(n / deep.sum() - 1 / 3) < 4.5 * (2 / 9 / deep.sum()) ** 0.5
+        kept = after[these].sum() / before[these].sum()
+        assert abs(kept - expected) <= 4.5 * (expected * (1 - expected) / before[these].sum()) ** 0.5
+    assert deep.float().mean() > 0.9
+
+
+def test_cells_of_few_molecules_are_read_as_they_are(batch):
+    """No half of them has as many as the encoder is to read at least; cells without molecules stay empty."""
+    split = split_batch(batch, "binomial")
+    less = read_less(split, 97)
+    assert torch.equal(dense(less[REGISTRY_KEYS.X_KEY]), dense(split[REGISTRY_KEYS.X_KEY]))
+    for x in (torch.zeros(3, 2), SparseRows.from_dense(torch.zeros(3, 2))):
+        assert not dense(read_less({REGISTRY_KEYS.X_KEY: x}, 10)[REGISTRY_KEYS.X_KEY]).any()
+
+
+def test_shallow_cells_are_assigned_as_deep_ones_are():
+    """Of an encoder that has read few molecules, too, a hundredth of a deep cell's molecules are better assigned."""
+    deep = simulate(n_cells=400, n_genes=200, n_clusters=4, depth=10_000.0, separation=6.0, seed=0)
+    shallow = deep.copy()
+    shallow.X = np.random.default_rng(0).binomial(deep.X.toarray().astype(int), 0.01).astype(np.float32)
+
+    def accuracy(min_molecules: float | None) -> float:
+        RMVE.setup_anndata(deep, labels_key="cell_type")
+        model = RMVE(deep, n_hidden=32)
+        model.train(max_epochs=20, plan_kwargs={"min_molecules": min_molecules}, accelerator="cpu")
+        return float((model.predict(shallow).to_numpy() == deep.obs["cell_type"].to_numpy()).mean())
+
+    assert accuracy(100) > accuracy(None) + 0.1

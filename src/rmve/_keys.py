@@ -12,6 +12,8 @@ SPATIAL_KEY = "spatial"
 INDEX_KEY = "ind_x"
 #: Part of a cell that the decoder is scored on, where the encoder reads another.
 TARGET_KEY = "target"
+#: Size factor of that part.
+TARGET_SIZE_KEY = "target_size_factor"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from rmve._keys import TARGET_KEY
+from rmve._keys import TARGET_KEY, TARGET_SIZE_KEY
 from rmve.maths.sparse_rows import SparseRows
-from rmve.maths.splitting import split_binomial, split_negative_binomial, split_normal, thin
+from rmve.maths.splitting import halve, split_binomial, split_negative_binomial, split_normal, thin
 
 #: Ways to split a cell; each likelihood says which of them it can have. ``None`` is the plain bound.
 SPLITS = ("binomial", "negative_binomial", "normal", None)
@@ -55,12 +55,46 @@ def split_batch(batch: dict[str, Tensor], kind: str | None, log_dispersion: Tens
             parts = tuple(x.with_values(half) for half in (part, values - part))
     split: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: parts[0], TARGET_KEY: parts[1]}
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
-        split[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+        half = 0.5 * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+        split |= {REGISTRY_KEYS.SIZE_FACTOR_KEY: half, TARGET_SIZE_KEY: half}
     return split
 
 
-def thin_batch(batch: dict[str, Tensor], n_molecules: int, least_share: float = 0.0) -> dict[str, Tensor]:
-    """Keep about ``n_molecules`` of each cell that has more, drawn at random, or a share of its molecules if that is more.
+def read_less(batch: dict[str, Tensor], min_molecules: float) -> dict[str, Tensor]:
+    """Let the encoder read a half, a quarter, an eighth, ... of what it would, down to ``min_molecules``.
+
+    For each cell one of these shares is drawn, all with the same probability. The encoder so learns to assign a cell by
+    few molecules as well as by many. The target stays, and the bound is one on it whatever the encoder reads.
+
+    Parameters
+    ----------
+    batch
+        A mini-batch of counts that :func:`split_batch` has split.
+    min_molecules
+        Molecules of which no share is read: cells that have less than twice as many are read as they are.
+
+    Returns
+    -------
+    The mini-batch with fewer molecules as ``x``, and size factors that are as much smaller.
+    """
+    x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
+    with torch.no_grad():
+        total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
+        most = (total / min_molecules).clamp(min=1.0).log2().floor()
+        times = torch.minimum(((most + 1.0) * torch.rand_like(most)).floor(), most)
+        read = (
+            x.with_values(halve(x.values, times.index_select(0, x.rows)))
+            if isinstance(x, SparseRows)
+            else halve(x, times[:, None].expand_as(x))
+        )
+    less: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: read}
+    if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
+        less[REGISTRY_KEYS.SIZE_FACTOR_KEY] = batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] * 0.5 ** times[:, None]
+    return less
+
+
+def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
+    """Keep about ``n_molecules`` of each cell that has more, drawn at random.
 
     Parameters
     ----------
@@ -68,8 +102,6 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int, least_share: float = 
         A mini-batch of counts, shape ``(B, G)``.
     n_molecules
         Expected number of molecules that a cell keeps.
-    least_share
-        Least share of its molecules that a cell keeps, between 0 and 1.
 
     Returns
     -------
@@ -77,7 +109,7 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int, least_share: float = 
     """
     x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
     total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
-    share = (n_molecules / total).clamp(min=least_share, max=1.0)
+    share = (n_molecules / total).clamp(max=1.0)
     if isinstance(x, SparseRows):
         x = x.with_values(thin(x.values, share.index_select(0, x.rows)))
     else:

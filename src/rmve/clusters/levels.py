@@ -16,9 +16,6 @@ import numpy as np
 #: Molecules in each of the two samples of a cell, at most half of what it has. With a fixed number, a level means the same
 #: at every sequencing depth: ``benchmarks/results/levels.md`` varies it.
 N_MOLECULES = 500
-#: Least share of a cell's molecules in each of the two samples: a quarter of what the encoder reads in training. Of very deep
-#: cells 500 molecules are so few that the encoder takes cells of all types for one.
-LEAST_SHARE = 1 / 8
 #: Two clusters are merged as one while the halves of a cell fall into both of them at least half as often as those of two
 #: different cells do. The ratio is at least 1 within one population, and 0 if no cell is between the two.
 MIN_CONFUSION = 0.5

@@ -60,6 +60,25 @@ def split_binomial(counts: Tensor) -> Tensor:
     return drawn
 
 
+def halve(counts: Tensor, times: Tensor) -> Tensor:
+    """Some of the molecules: each is kept with probability ``2^-times``.
+
+    Parameters
+    ----------
+    counts
+        Non-negative integers of a floating-point type, any shape.
+    times
+        Non-negative integer of each entry, same shape.
+
+    Returns
+    -------
+    The molecules that are kept, integers of the same shape and type.
+    """
+    for n in range(int(times.max()) if times.numel() else 0):
+        counts = torch.where(times > n, split_binomial(counts), counts)
+    return counts
+
+
 def thin(counts: Tensor, share: Tensor) -> Tensor:
     """Some of the molecules: each is kept with a probability of its own entry.
 

@@ -12,7 +12,7 @@ from scvi.data import AnnDataManager
 
 from rmve._keys import TARGET_KEY
 from rmve.clusters.initialization import sample_rows
-from rmve.clusters.levels import LEAST_SHARE, N_MOLECULES, MergeTree, joint_of_halves, merge_tree
+from rmve.clusters.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.clusters.support import support_of_merges
 from rmve.maths.sparse_rows import SparseRows
 from rmve.model._encode import Posterior, batches, encode_batch
@@ -72,9 +72,7 @@ def _halves(module: RMVEModule, manager: AnnDataManager) -> tuple[sp.csr_matrix,
 
 
 @torch.inference_mode()
-def joint_of_cells(
-    module: RMVEModule, manager: AnnDataManager, n_molecules: int = N_MOLECULES, least_share: float = LEAST_SHARE
-) -> np.ndarray:
+def joint_of_cells(module: RMVEModule, manager: AnnDataManager, n_molecules: int = N_MOLECULES) -> np.ndarray:
     """:func:`rmve.levels.joint_of_halves` of counts, summed over :data:`N_SPLITS` random splits of each cell.
 
     Parameters
@@ -85,8 +83,6 @@ def joint_of_cells(
         Manager of the cells.
     n_molecules
         Molecules in each of the two samples of a cell, at most half of what it has.
-    least_share
-        Least share of a cell's molecules in each of the two samples.
 
     Returns
     -------
@@ -95,7 +91,7 @@ def joint_of_cells(
     joint = np.zeros((module.n_components,) * 2)
     for _, tensors in batches(module, manager, sample_rows(manager.adata.n_obs, MAX_SPLIT_CELLS)):
         for _ in range(N_SPLITS):
-            halves = split_batch(thin_batch(tensors, 2 * n_molecules, 2 * least_share), "binomial")
+            halves = split_batch(thin_batch(tensors, 2 * n_molecules), "binomial")
             first = encode_batch(module, halves)
             second = encode_batch(module, {**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
             joint += joint_of_halves(first.assignment, second.assignment)

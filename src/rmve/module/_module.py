@@ -11,7 +11,7 @@ from scvi.module.base import BaseModuleClass, auto_move_data
 from scvi.nn import FCLayers
 from torch import Tensor, nn
 
-from rmve._keys import TARGET_KEY
+from rmve._keys import TARGET_KEY, TARGET_SIZE_KEY
 from rmve.likelihoods import get_likelihood
 from rmve.maths.dropout import Dropout, use_cheap_dropout
 from rmve.maths.gaussians import log_normal
@@ -190,7 +190,7 @@ class RMVEModule(EncodingMixin, ObjectiveMixin, BaseModuleClass):
     def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Any]:
         library = inference_outputs["library"]
         if TARGET_KEY in tensors and library is not None:
-            library = self.log_library(tensors[TARGET_KEY], tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+            library = self.log_library(tensors[TARGET_KEY], tensors.get(TARGET_SIZE_KEY))
         return {"z": inference_outputs["z"], "library": library, **_covariates(tensors)}
 
     # ------------------------------------------------------------ generation

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rmve import _validation as check
+from rmve.clusters.levels import N_MOLECULES
 from rmve.likelihoods import Likelihood
 from rmve.maths.estimators import ESTIMATORS
 from rmve.predictive import SPLITS
@@ -46,6 +47,11 @@ def _share(default: float) -> float:
 
 def _choice(default: str, choices: tuple) -> str:
     return _option(default, partial(check.check_choice, choices=choices))
+
+
+def _check_molecules(name: str, value: object) -> None:
+    if value is not None:
+        check.check_number(name, value, low=1.0, with_high=False)
 
 
 def _check_view(name: str, value: object) -> None:
@@ -121,6 +127,11 @@ class TrainingOptions:
         counts are Poisson; ``"negative_binomial"``: independent if they have the likelihood's dispersion; ``"normal"``:
         two noisy copies of log-normalised values; ``None``: the whole cell is read and scored, the plain evidence lower
         bound; ``"auto"``: ``"binomial"`` for counts and ``None`` for other data.
+    min_molecules
+        Molecules down to which the encoder's part of a cell is halved at random
+        (:func:`rmve.predictive.read_less`), so that it can read the samples by which :func:`rmve.RMVE.get_resolutions`
+        compares clusters, and cells of other depths. ``None``: the encoder reads its whole part. It has no effect on cells
+        of less than four times as many molecules, on data that are not counts, and on the plain bound.
 
     Raises
     ------
@@ -153,6 +164,7 @@ class TrainingOptions:
     entropy_weight: float = _weight(0.0)
     estimator: str = _choice("sample", ESTIMATORS)
     split: str | None = _choice("auto", ("auto", *SPLITS))
+    min_molecules: float | None = _option(float(N_MOLECULES), _check_molecules)
 
     def __post_init__(self):
         for option in fields(self):

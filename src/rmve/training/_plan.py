@@ -18,7 +18,7 @@ from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.maths.sparse_rows import SparseRows
 from rmve.module import RMVEModule
 from rmve.module._objective import Objective, not_finite
-from rmve.predictive import split_batch
+from rmve.predictive import read_less, split_batch
 from rmve.training._data import TrainingData
 from rmve.training._options import TrainingOptions, translated
 from rmve.training._random_numbers import random_state, set_order, set_random_state
@@ -59,6 +59,8 @@ class RMVETrainingPlan(TrainingPlan):
         chosen.check_likelihood(likelihood)
         self.view = chosen.view or likelihood.default_view
         self.split = likelihood.splits[0] if chosen.split == "auto" else chosen.split
+        #: Fewest molecules that the encoder reads of a cell that has more, or ``None``.
+        self.reads_less = chosen.min_molecules if likelihood.takes_counts and self.split is not None else None
         self.labelled = torch.as_tensor(data.labelled)
         self.any_labelled = bool(data.labelled.any())
         self.positions = None
@@ -158,6 +160,8 @@ class RMVETrainingPlan(TrainingPlan):
         """One gradient step; also updates the running average of the assignments."""
         rows = batch.pop(INDEX_KEY).cpu().numpy()
         batch = split_batch(batch, self.split, self.module.log_dispersion)
+        if self.reads_less is not None:
+            batch = read_less(batch, self.reads_less)
         objective = self.objective(rows, self.device)
         if self.view is not None and objective.view_weight > 0:
             x = batch[REGISTRY_KEYS.X_KEY]
