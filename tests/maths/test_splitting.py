@@ -7,7 +7,7 @@ import torch
 from scipy.stats import betabinom, binom, chi2, nbinom
 from torch import Tensor
 
-from rmve.maths.splitting import MAX_BITS, split_binomial, split_negative_binomial, split_normal, thin
+from rmve.maths.splitting import MAX_BITS, halve, split_binomial, split_negative_binomial, split_normal, thin
 
 N_DRAWS = 40_000
 #: Standard errors that a correct function is allowed to be off.
@@ -136,6 +136,20 @@ def test_bits_are_fair():
     part = split_binomial(torch.full((N_DRAWS,), float(MAX_BITS)))
     more, less = int((part > MAX_BITS / 2).sum()), int((part < MAX_BITS / 2).sum())
     assert abs(more - less) < MAX_ERRORS * (more + less) ** 0.5
+
+
+def test_halved_counts():
+    """Each molecule is kept with probability ``2^-times``, the molecules of large counts, too."""
+    counts = torch.tensor([40.0, 40.0, 40.0, 100.0, 0.0]).expand(N_DRAWS, 5)
+    times = torch.tensor([0, 1, 3, 2, 2]).expand(N_DRAWS, 5)
+    kept = halve(counts, times)
+    assert kept.dtype == counts.dtype
+    assert torch.equal(kept, kept.round())
+    share = 0.5 ** times[0]
+    variance = counts[0] * share * (1 - share)
+    assert ((kept.mean(0) - counts[0] * share).abs() <= MAX_ERRORS * (variance / N_DRAWS).sqrt()).all()
+    torch.testing.assert_close(kept.var(0), variance, rtol=0.05, atol=0)
+    assert halve(torch.zeros(0), torch.zeros(0)).shape == (0,)
 
 
 def test_thinned_counts():

@@ -88,6 +88,14 @@ def test_view_of_other_data_than_counts(likelihood):
     replace(options, view=lambda x: x).check_likelihood(get_likelihood(likelihood))
 
 
+@pytest.mark.parametrize("value", [0.5, 0, -1, float("nan"), float("inf"), True, "500"])
+def test_fewest_molecules(value):
+    """A number from 1 on, or None."""
+    with pytest.raises(ValueError, match="`min_molecules`"):
+        TrainingOptions(min_molecules=value)
+    assert TrainingOptions(min_molecules=None).min_molecules is None
+
+
 def test_split_of_other_data_than_counts():
     """Values other than counts have no molecules to split."""
     with pytest.raises(ValueError, match="`split`"):
