@@ -128,6 +128,8 @@ STARTS: dict[str, Start] = {
 PARTS = {
     "no repulsion": {"repulsion": None},
     "plain bound": {"plan_kwargs": {"split": None}},
+    "halves alone": {"plan_kwargs": {"min_molecules": None}},
+    "down to 100 molecules": {"plan_kwargs": {"min_molecules": 100.0}},
     "negative binomial split": {"plan_kwargs": {"split": "negative_binomial"}},
     "repulsion 20": {"plan_kwargs": {"repulsion_weight": 20.0}},
     "repulsion 100": {"plan_kwargs": {"repulsion_weight": 100.0}},
