@@ -16,7 +16,7 @@ from rmve.clusters import initialization
 from rmve.clusters._start import Start, find_start
 from rmve.model._encode import encode
 from rmve.model._held_out import HeldOut, identify
-from rmve.model._setup import label_codes, names_of_labels
+from rmve.model._setup import label_codes, matrix_of, names_of_labels
 from rmve.module import RMVEModule
 from rmve.training import TrainingData
 
@@ -54,7 +54,7 @@ def prepare(
     partition: np.ndarray | None,
     n_clusters: int | None,
     with_graph: bool,
-    spatial_key: str | None,
+    with_positions: bool,
     held_out: HeldOut,
 ) -> Prepared:
     """Prepare a run of training; the first one also gives the module its components and its starting values.
@@ -73,16 +73,17 @@ def prepare(
         Number of clusters that the user asks for; ``None`` if it is to be found.
     with_graph
         Whether training uses a neighbour graph.
-    spatial_key
-        Key of ``adata.obsm`` with positions to learn; ``None`` to learn none.
+    with_positions
+        Whether training learns positions, of the cells that have one.
     held_out
         Cells whose position was held out of earlier runs, and learned.
     """
     positions: dict[str, np.ndarray] = {}
-    if spatial_key is not None and spatial_key in manager.adata.obsm:
+    arguments = manager.registry[SETUP_ARGS_KEY]
+    spatial_key, neighbors_key = arguments.get("spatial_key"), arguments.get("neighbors_key")
+    if with_positions and spatial_key is not None and spatial_key in manager.adata.obsm:
         held_out, positions = prepare_positions(module, manager, spatial_key, held_out)
     seed = int(torch.randint(2**31 - 1, (1,)))
-    neighbors_key = manager.registry[SETUP_ARGS_KEY].get("neighbors_key")
     labels, n_labels = label_codes(manager), len(names_of_labels(manager.registry))
     points = graph = start = None
     if first or (with_graph and neighbors_key is None):
@@ -170,7 +171,7 @@ def principal_components(module: RMVEModule, manager: AnnDataManager, seed: int,
     Array of shape ``(n, p)``.
     """
     arguments = manager.registry[SETUP_ARGS_KEY]
-    x = check.get_matrix(manager.adata, arguments.get("layer"))
+    x = matrix_of(manager)
     size_factor = None
     if arguments.get("size_factor_key") is not None:
         size_factor = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
