@@ -294,15 +294,15 @@ def test_nothing_is_written_elsewhere(untrained, tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_one_run_in_a_folder(untrained, tmp_path, monkeypatch):
+def test_one_run_in_a_folder(untrained, tmp_path):
     """A folder that another run writes into is refused before the preparation; so is one that cannot be made."""
-    monkeypatch.setattr("rmve.model._model.prepare", None)
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(BlockingIOError, match="Another process is writing into"):
         untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         untrained.train(checkpoint_dir=tmp_path / "file" / "run", **QUICK)
+    assert untrained.starting_partition_ is None
 
 
 def test_one_resumed_run_in_a_folder(stopped, cells):

@@ -14,12 +14,10 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from scvi import settings
-from scvi.data import AnnDataManager
 
-from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
+from rmve._compat import SimpleLogger, use_distributed_sampler
 from rmve._files import claim, remove_folder, sha256_of
 from rmve._serialization import JSON_FILE, write_model
-from rmve.model._fingerprint import fingerprint
 from rmve.model._run_file import RUN_FILE, Run, repeated_options
 from rmve.module import RMVEModule
 from rmve.training._callbacks import (
@@ -78,7 +76,7 @@ class Fit:
         arguments: dict[str, Any],
         folder: Path | None,
         every: int,
-        manager: AnnDataManager,
+        cells: str | None,
         module: RMVEModule,
         before: dict[str, pd.DataFrame],
         describe: Callable[..., dict],
@@ -92,8 +90,8 @@ class Fit:
             Arguments of scvi-tools' ``train``.
         folder, every
             Folder for checkpoints, ``None`` for none, and epochs between them.
-        manager
-            Manager of the training data.
+        cells
+            Fingerprint of the training data; ``None`` for a run without checkpoints, or one that is resumed.
         module
             Networks.
         before
@@ -105,7 +103,7 @@ class Fit:
         """
         guard, checkpoints = SafeStop("early_stopping_warmup_epochs" in arguments), None
         if folder is not None:
-            checkpoints = checkpoint_writer(folder, every, arguments, guard, manager, module, before, describe, resumed)
+            checkpoints = checkpoint_writer(folder, every, arguments, guard, cells, module, before, describe, resumed)
         return cls(arguments, guard, checkpoints, folder, before, resumed is not None)
 
     def run(self, train: Callable[..., None], quiet: bool) -> None:
@@ -174,7 +172,7 @@ def checkpoint_writer(
     every: int,
     fit: dict,
     guard: SafeStop,
-    manager: AnnDataManager,
+    cells: str | None,
     module: RMVEModule,
     history: dict[str, pd.DataFrame],
     describe: Callable[..., dict],
@@ -192,8 +190,8 @@ def checkpoint_writer(
         Arguments that the run is made of.
     guard
         Callback that knows the first epoch of the run.
-    manager
-        Manager of the training data.
+    cells
+        Fingerprint of the training data; ``None`` for a run that is resumed.
     module
         Networks.
     history
@@ -208,10 +206,10 @@ def checkpoint_writer(
     def save_run(trainer: Trainer) -> None:
         nonlocal digest
         splitter = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
-        setup_args = manager.registry[SETUP_ARGS_KEY]
         options, functions = repeated_options(fit | {"checkpoint_every": every})
         split = [np.asarray(rows, dtype=int) for rows in (splitter.train_idx, splitter.val_idx, splitter.test_idx)]
-        cells, data = fingerprint(manager.adata, setup_args), fit["plan_kwargs"]["data"]
+        assert cells is not None  # made with the data of a new run
+        data = fit["plan_kwargs"]["data"]
         digest = Run(options, functions, cells, trainer.world_size, split, data).write(folder)
 
     def save_model(new: Path, trainer: Trainer) -> None:

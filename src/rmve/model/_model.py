@@ -274,6 +274,7 @@ class RMVE(RMVEBase):
             n_clusters=self._n_components,
             with_graph=options.neighbor_weight > 0,
             with_positions=options.position_weight > 0 and not self.is_query_,
+            with_fingerprint=request.folder is not None,
             held_out=self.held_out_,
         )
         self.held_out_ = prepared.held_out
@@ -281,16 +282,23 @@ class RMVE(RMVEBase):
             self.starting_partition_ = prepared.start.partition
             self.clusters_ = Clusters.of(range(prepared.start.n_components), names_of_labels(self.registry_))
         arguments = request.arguments(prepared.data, defaults, self.module.likelihood.takes_counts)
-        self._fit(arguments, quiet, request.folder, checkpoint_every)
+        self._fit(arguments, quiet, request.folder, checkpoint_every, prepared.cells)
 
-    def _fit(self, arguments: dict, quiet: bool, folder: Path | None, every: int, resumed: Run | None = None) -> None:
-        """Train with scvi-tools, then make clusters, also if the run was stopped; ``resumed`` is the run to go on with."""
+    def _fit(
+        self,
+        arguments: dict,
+        quiet: bool,
+        folder: Path | None,
+        every: int,
+        cells: str | None = None,
+        resumed: Run | None = None,
+    ) -> None:
+        """Train with scvi-tools, then make clusters, also if the run was stopped; see :class:`rmve.model._fit.Fit`."""
         was_trained, self.tree_ = self.is_trained_, None  # the tree of an earlier run is not one of its checkpoints
         if not self.embedding_is_fixed_:
             self.reference_ = None  # cells have moved
         before = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
-        known = self.adata_manager, self.module, before, self._describe
-        fit = _fit.Fit.of(arguments, folder, every, *known, resumed)
+        fit = _fit.Fit.of(arguments, folder, every, cells, self.module, before, self._describe, resumed)
         if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
             self.module.train()
         try:
@@ -360,7 +368,7 @@ class RMVE(RMVEBase):
             return model
         found = _resume.read_resumption(folder, adata, cls, accelerator, devices, quiet, plan_kwargs, trainer_kwargs)
         model = cls.load(found.checkpoint, adata=adata, accelerator=accelerator)
-        model._fit(found.arguments, quiet, folder, found.every, found.run)
+        model._fit(found.arguments, quiet, folder, found.every, resumed=found.run)
         return model
 
     # -------------------------------------------------------------- clusters

@@ -14,7 +14,7 @@ from rmve import _validation as check
 from rmve._compat import SETUP_ARGS_KEY, use_distributed_sampler
 from rmve._serialization import JSON_FILE, not_a_model, read_file, read_tensors
 from rmve.model._call import check_machine
-from rmve.model._fingerprint import fingerprint
+from rmve.model._fingerprint import Fingerprint
 from rmve.model._fit import as_list, options_of_processes
 from rmve.model._io import read_saved
 from rmve.model._run_file import RUN_FILE, Run, read_run
@@ -147,7 +147,7 @@ def _read_state(checkpoint: Path, file: bytes, run: Run, weights: Mapping[str, t
 
 def _check_same_cells(folder: Path, run: Run, adata: AnnData, setup_args: dict) -> None:
     """Raise ValueError unless data holds the cells of a run."""
-    if len(run.data.start) != adata.n_obs or run.cells != fingerprint(adata, setup_args):
+    if len(run.data.start) != adata.n_obs or run.cells != Fingerprint(adata).finish(setup_args):
         raise ValueError(
             f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
             "Give the same data."
