@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse, PathPatch
 from matplotlib.path import Path
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.body import FRAME, ORGANS
-from rmve.pl._colors import ColorOptions, Limit, Palette
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette
 from rmve.pl._figure import require
 from rmve.pl._panels import Drawn, Look, Names, Panel, draw_cells, draw_panels, read_panels
 
@@ -103,6 +104,9 @@ def body_map(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType = GREY,
     sort_order: bool = True,
     title: str | Sequence[str] | None = None,
     ncols: int = 4,
@@ -148,8 +152,15 @@ def body_map(
         one for each panel.
     norm
         Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
+    groups
+        Categories to colour, a name or a list of names; cells of others are drawn as cells without a value.
+    mask_obs
+        Cells to colour: a boolean column of ``adata.obs``, or a boolean for each cell. Others are drawn as cells without a
+        value.
+    na_color
+        Colour of cells without a value.
     sort_order
-        Whether cells with larger numbers lie on top of the others.
+        Whether cells with larger numbers lie on top of the others, and cells without a value below.
     title
         Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
     ncols
@@ -177,7 +188,8 @@ def body_map(
     Cells far outside the body are drawn at the edge of the picture.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, False, kwargs)
-    panels = read_panels(adata, key, color, ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm), look)
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color)
+    panels = read_panels(adata, key, color, options, look)
     basis = basis or Written(key).spatial
     points = np.asarray(require(adata.obsm, "obsm", basis, key), dtype=float)
     if points.ndim != 2 or points.shape[1] != 2:

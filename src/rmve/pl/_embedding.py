@@ -11,9 +11,10 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._colors import GREY, ColorOptions, Limit, Palette, cluster_colors
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette, cluster_colors
 from rmve.pl._figure import despine, mixture_components, require
 from rmve.pl._names import plain
 from rmve.pl._panels import (
@@ -56,6 +57,10 @@ def embedding(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType = GREY,
+    na_in_legend: bool = True,
     sort_order: bool = True,
     frameon: bool | None = None,
     legend_loc: str | None = None,
@@ -109,8 +114,17 @@ def embedding(
         one for each panel.
     norm
         Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
+    groups
+        Categories to colour, a name or a list of names; cells of others are drawn as cells without a value.
+    mask_obs
+        Cells to colour: a boolean column of ``adata.obs``, or a boolean for each cell. Others are drawn as cells without a
+        value.
+    na_color
+        Colour of cells without a value.
+    na_in_legend
+        Whether a legend beside the cells has an entry, NA, for those without a value.
     sort_order
-        Whether cells with larger numbers lie on top of the others.
+        Whether cells with larger numbers lie on top of the others, and cells without a value below.
     frameon
         Whether panels have axes and their labels; ``None``: yes.
     legend_loc
@@ -140,7 +154,7 @@ def embedding(
         argument does not fit the panels.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
-    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color, na_in_legend)
     check_legend(legend_loc)
     names = Written(key)
     panels = read_panels(adata, key, color, options, look)

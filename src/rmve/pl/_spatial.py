@@ -10,9 +10,11 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._colors import ColorOptions, Limit, Palette
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette
+from rmve.pl._image import AUTO, read_image
 from rmve.pl._panels import (
     Drawn,
     Look,
@@ -40,6 +42,11 @@ def spatial(
     *,
     invert_y: bool | None = None,
     unit: str | None = None,
+    img_key: str | None = AUTO,
+    img: np.ndarray | None = None,
+    alpha_img: float = 1.0,
+    library_id: str | None = None,
+    scale_factor: float | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     size: float | Sequence[float] | np.ndarray | None = None,
@@ -48,6 +55,10 @@ def spatial(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType | None = None,
+    na_in_legend: bool = True,
     sort_order: bool = True,
     frameon: bool | None = None,
     legend_loc: str | None = None,
@@ -87,6 +98,18 @@ def spatial(
         are those of an image, as scanpy and squidpy store it, and the vertical axis is the second coordinate.
     unit
         Unit of the coordinates, for the labels. ``None``: pixels of an image, otherwise none.
+    img_key
+        Key of the tissue image to draw below the cells, such as ``"hires"``, in
+        ``adata.uns[spatial_key][library_id]["images"]``. ``"auto"``: the image that there is, ``"hires"`` before others;
+        none if ``adata`` holds several sections. ``None``: no image.
+    img
+        Image to draw in place of a stored one.
+    alpha_img
+        Opacity of the image.
+    library_id
+        Section with the image; ``None`` is the only one.
+    scale_factor
+        Pixels of the image in a unit of the coordinates. ``None``: the stored ``tissue_{img_key}_scalef``, 1 for ``img``.
     layer
         Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
     use_raw
@@ -102,8 +125,17 @@ def spatial(
         one for each panel.
     norm
         Scale of numbers, in place of limits.
+    groups
+        Categories to colour, a name or a list of names; cells of others are drawn as cells without a value.
+    mask_obs
+        Cells to colour: a boolean column of ``adata.obs``, or a boolean for each cell. Others are drawn as cells without a
+        value.
+    na_color
+        Colour of cells without a value; ``None`` is grey, and no colour on an image.
+    na_in_legend
+        Whether a legend beside the cells has an entry, NA, for those without a value.
     sort_order
-        Whether cells with larger numbers lie on top of the others.
+        Whether cells with larger numbers lie on top of the others, and cells without a value below.
     frameon
         Whether panels have axes and their labels; ``None``: yes.
     legend_loc
@@ -124,22 +156,27 @@ def spatial(
     Raises
     ------
     KeyError
-        If a key is missing, or a name is neither a column nor a gene.
+        If a key or an image is missing, or a name is neither a column nor a gene.
     TypeError
         If scatter takes no such argument.
     ValueError
-        If the positions have no such axes, or an argument does not fit the panels.
+        If the positions have no such axes, several sections have images, or an argument does not fit the panels.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
-    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
     check_legend(legend_loc)
     names = Written(key)
-    panels = read_panels(adata, key, color, options, look, ", predicted" if predicted else "")
     spatial_key = find_spatial_key(adata, names, spatial_key, annotated=False)
+    image = read_image(adata, spatial_key, axes, img_key, img, library_id, scale_factor)
+    if na_color is None:
+        na_color = "none" if image else GREY
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color, na_in_legend)
+    panels = read_panels(adata, key, color, options, look, ", predicted" if predicted else "")
     points = two(predicted_positions(adata, names) if predicted else true_positions(adata, spatial_key), axes)
     frame = read_frame(adata, names, spatial_key, axes, invert_y, unit)
 
     def draw(where: Axes, panel: Panel) -> None:
+        if image:
+            image.draw(where, alpha_img)
         draw_cells(where, points, panel.colors, look, (25_000, 1.5, 18))
         if panel.colors.scale is not None or legend_loc in (None, "right margin"):
             panel.colors.legend(where, np.isfinite(points).all(1), inset=len(panels) > 1)

@@ -13,12 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PathCollection
 from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import GREY, ColorOptions, Limit
 from rmve.pl._figure import despine, finish, new_axes, require
 from rmve.pl._names import plain
+from rmve.pl._panels import figure_of
 from rmve.pl._positions import (
     find_spatial_key,
     judged,
@@ -54,7 +56,8 @@ def spatial_error(
     vmin: Limit = None,
     vmax: Limit = None,
     title: str | None = None,
-) -> Axes:
+    return_fig: bool | None = None,
+) -> Axes | Figure:
     """Draw how far each cell is from where the linear map puts it.
 
     Drawn are the cells whose position the model did not learn, if there are any: others are placed too well. The limits
@@ -92,10 +95,12 @@ def spatial_error(
         Limits of their scale: a number, a percentile such as ``"p99"``, or a function of the errors.
     title
         Title; ``None`` says which cells are drawn.
+    return_fig
+        Whether to return the figure.
 
     Returns
     -------
-    The axes.
+    The axes; the figure with ``return_fig=True``.
 
     Raises
     ------
@@ -131,7 +136,8 @@ def spatial_error(
     bar = where.figure.colorbar(scale, ax=where, shrink=0.6, aspect=18, pad=0.02, label=frame.with_unit(label))
     bar.outline.set_visible(False)
     frame.draw(where, heading if title is None else title)
-    return finish(where, ax, show, save)
+    finish(where, ax, show, save)
+    return figure_of(where) if return_fig else where
 
 
 def spatial_fit(
@@ -146,7 +152,8 @@ def spatial_fit(
     unit: str | None = None,
     size: float | None = None,
     title: str | None = None,
-) -> Axes:
+    return_fig: bool | None = None,
+) -> Axes | Figure:
     """Draw the predicted against the true position along one axis, with its R².
 
     Drawn are the cells whose position the model did not learn, if there are any.
@@ -173,10 +180,12 @@ def spatial_fit(
         Area of a point in points². ``None`` follows from the number of cells.
     title
         Title; ``None`` is R² and which cells are drawn.
+    return_fig
+        Whether to return the figure.
 
     Returns
     -------
-    The axes.
+    The axes; the figure with ``return_fig=True``.
 
     Raises
     ------
@@ -201,7 +210,8 @@ def spatial_fit(
     where.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal", xlim=limits, ylim=limits)
     where.set_title(f"R² {r2_score(x, y):.2f}, {note}" if title is None else title)
     despine(where, "top", "right")
-    return finish(where, ax, show, save)
+    finish(where, ax, show, save)
+    return figure_of(where) if return_fig else where
 
 
 def spatial_genes(
