@@ -130,6 +130,36 @@ def judged(adata: AnnData, names: Written, true: np.ndarray) -> tuple[np.ndarray
     return np.flatnonzero(known), "all cells"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """True and predicted positions, and the cells that judge the map.
+
+    Attributes
+    ----------
+    spatial_key
+        Key of ``adata.obsm`` with the true positions.
+    true, predicted
+        Positions of all cells, rows of NaN where unknown.
+    rows
+        Rows of the cells that judge.
+    note
+        What these cells are.
+    """
+
+    spatial_key: str
+    true: np.ndarray
+    predicted: np.ndarray
+    rows: np.ndarray
+    note: str
+
+
+def read_judged(adata: AnnData, names: Written, spatial_key: str | None) -> Judged:
+    """Positions of annotated cells; ``spatial_key`` as given to the figure."""
+    key = find_spatial_key(adata, names, spatial_key)
+    true, predicted = true_positions(adata, key), predicted_positions(adata, names)
+    return Judged(key, true, predicted, *judged(adata, names, true))
+
+
 def two(points: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Two columns; a single coordinate is drawn against zeros."""
     if points.ndim != 2 or max(axes) >= max(points.shape[1], 2):

@@ -14,6 +14,7 @@ from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette
+from rmve.pl._docs import documented
 from rmve.pl._image import AUTO, read_image
 from rmve.pl._panels import (
     Drawn,
@@ -29,6 +30,7 @@ from rmve.pl._panels import (
 from rmve.pl._positions import find_spatial_key, predicted_positions, read_frame, true_positions, two
 
 
+@documented
 def spatial(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -74,30 +76,20 @@ def spatial(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     color
         Column of ``adata.obs`` or gene: categories or numbers, such as ``"rmve_spatial_sd"``; ``None`` is the clusters. A
         list has a panel for each.
     predicted
         Whether to draw cells where the linear map puts them, and not where they are.
-    spatial_key
-        Key of ``adata.obsm`` with the true positions; ``None`` is the one that the model was set up with.
+    %(spatial_key)s
     axes
         The two coordinates to draw.
-    ax
-        Axes to draw on; ``None`` makes a figure. For one panel only.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(one_panel)s
     invert_y
         Whether the vertical axis points down, as in an image. ``None``: if ``adata.uns[spatial_key]`` says that positions
         are those of an image, as scanpy and squidpy store it, and the vertical axis is the second coordinate.
-    unit
-        Unit of the coordinates, for the labels. ``None``: pixels of an image, otherwise none.
+    %(unit)s
     img_key
         Key of the tissue image to draw below the cells, such as ``"hires"``, in
         ``adata.uns[spatial_key][library_id]["images"]``. ``"auto"``: the image that there is, ``"hires"`` before others;
@@ -110,48 +102,19 @@ def spatial(
         Section with the image; ``None`` is the only one.
     scale_factor
         Pixels of the image in a unit of the coordinates. ``None``: the stored ``tissue_{img_key}_scalef``, 1 for ``img``.
-    layer
-        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
-    use_raw
-        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
-    size
-        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
-    cmap
-        Colour map of numbers.
-    palette
-        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
-    vmin, vmax
-        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
-        one for each panel.
-    norm
-        Scale of numbers, in place of limits.
-    groups
-        Categories to colour, a name or a list of names; cells of others are drawn as cells without a value.
-    mask_obs
-        Cells to colour: a boolean column of ``adata.obs``, or a boolean for each cell. Others are drawn as cells without a
-        value.
+    %(colors)s
     na_color
         Colour of cells without a value; ``None`` is grey, and no colour on an image.
-    na_in_legend
-        Whether a legend beside the cells has an entry, NA, for those without a value.
-    sort_order
-        Whether cells with larger numbers lie on top of the others, and cells without a value below.
-    frameon
-        Whether panels have axes and their labels; ``None``: yes.
+    %(na_in_legend)s
+    %(sort_order)s
+    %(frameon)s
     legend_loc
         Where names of categories stand: ``"right margin"``, which ``None`` is; ``"on data"``; or ``"none"``.
-    title
-        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
-    ncols
-        Panels in a row.
-    return_fig
-        Whether to return the figure.
-    kwargs
-        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
+    %(panels)s
 
     Returns
     -------
-    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
+    %(drawn)s
 
     Raises
     ------
