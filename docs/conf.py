@@ -1,7 +1,5 @@
 # Sphinx configuration: https://www.sphinx-doc.org/en/master/usage/configuration.html
-import importlib.util
 import shutil
-import sys
 import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -13,20 +11,6 @@ for copy in HERE.glob("tutorials/*.ipynb"):
     copy.unlink()
 for notebook in HERE.parent.glob("tutorials/*.ipynb"):
     shutil.copy2(notebook, HERE / "tutorials")
-
-# The table of bad inputs, from the list that the tests go through.
-spec = importlib.util.spec_from_file_location("bad_inputs", HERE.parent / "tests" / "bad_inputs.py")
-sys.modules["bad_inputs"] = bad_inputs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bad_inputs)
-lines, where = [], None
-for case in bad_inputs.CASES:
-    if case.where != where:
-        where = case.where
-        lines += ["", f"## `{where}`", "", "| what is given | error | its message names |", "| --- | --- | --- |"]
-    cells = (case.given, f"`{case.error.__name__}`", f"`{case.named.strip('`')}`")
-    lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\0", "NUL") for cell in cells) + " |")
-(HERE / "generated").mkdir(exist_ok=True)
-(HERE / "generated" / "bad_inputs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 project = "RMVE"
 author = "the RMVE developers"
@@ -45,7 +29,7 @@ extensions = [
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "generated/bad_inputs.md", "README.md", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "README.md", "**.ipynb_checkpoints"]
 suppress_warnings = [
     "sphinx_autodoc_typehints.forward_reference",  # Types that dependencies import for type checking only.
     "sphinx_autodoc_typehints.guarded_import",
