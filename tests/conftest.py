@@ -203,6 +203,18 @@ def forge() -> Callable[..., None]:
     return change_document
 
 
+@pytest.fixture
+def malicious(tmp_path) -> tuple[object, Path]:
+    """An object whose unpickling makes a file, and that file."""
+    target = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (target,)
+
+    return Malicious(), target
+
+
 @pytest.fixture(scope="session")
 def batched(make_cells, fit) -> RMVE:
     """A model trained on two batches; tests must leave it as it is."""

@@ -413,23 +413,18 @@ def test_state_of_the_trainer(run, forge, cells, change):
         RMVE.resume(run, cells, quiet=True)
 
 
-def test_the_state_is_read_once(run, cells, tmp_path, monkeypatch):
+def test_the_state_is_read_once(run, cells, tmp_path, monkeypatch, malicious):
     """What was checked is what is used, also where the environment has torch execute what files hold."""
-    target = tmp_path / "executed"
-
-    class Malicious:
-        def __reduce__(self):
-            return Path.touch, (target,)
-
+    harmful, target = malicious
     train, path = UnsupervisedTrainingMixin.train, run / "epoch_2" / TRAINER_FILE
 
     def swap_and_train(self, *args, **kwargs):
-        torch.save({"state_dict": Malicious()}, path)  # another process, after the check
+        torch.save({"state_dict": harmful}, path)  # another process, after the check
         train(self, *args, **kwargs)
 
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     shutil.copytree(run, tmp_path / "other")
-    torch.save({"state_dict": Malicious()}, tmp_path / "other" / "epoch_2" / TRAINER_FILE)
+    torch.save({"state_dict": harmful}, tmp_path / "other" / "epoch_2" / TRAINER_FILE)
     with pytest.raises(ValueError, match=NOT_A_MODEL):
         RMVE.resume(tmp_path / "other", cells.copy(), quiet=True)
     monkeypatch.setattr(UnsupervisedTrainingMixin, "train", swap_and_train)

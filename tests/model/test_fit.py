@@ -240,18 +240,13 @@ def test_resume_needs_a_run(cells, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.pt", f"epoch_2/{TRAINER_FILE}", "epoch_2/model.pt"])
-def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name):
+def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name, malicious):
     """No file of a checkpoint is unpickled."""
-    target = tmp_path / "executed"
-
-    class Malicious:
-        def __reduce__(self):
-            return Path.touch, (target,)
-
-    (stopped / name).write_bytes(pickle.dumps(Malicious()))
+    harmful, target = malicious
+    (stopped / name).write_bytes(pickle.dumps(harmful))
     with pytest.raises(ValueError, match="does not hold a model saved"):
         RMVE.resume(stopped, cells)
-    torch.save({"state_dict": Malicious()}, stopped / name)
+    torch.save({"state_dict": harmful}, stopped / name)
     with pytest.raises(ValueError, match="does not hold a model saved"):
         RMVE.resume(stopped, cells)
     assert not target.exists()
