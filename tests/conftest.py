@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 import torch
 import torch.distributed as dist
@@ -135,6 +136,17 @@ def mnist_cache(tmp_path, monkeypatch) -> Path:
     (cache / "mnist.npz").symlink_to(folder / "mnist.npz")
     monkeypatch.setenv("RMVE_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture
+def pbmc3k_cache(tmp_path, monkeypatch) -> Path:
+    """Folder for scanpy's downloads that has the blood cells of `sc.datasets.pbmc3k` in it; skips where there are none."""
+    source = Path(os.environ.get("RMVE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "pbmc3k.h5ad"
+    if not source.exists():
+        pytest.skip("needs pbmc3k.h5ad in the folder that RMVE_DATA names")
+    (tmp_path / "pbmc3k_raw.h5ad").symlink_to(source)
+    monkeypatch.setattr(sc.settings, "datasetdir", tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
