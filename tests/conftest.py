@@ -22,7 +22,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 import scipy.sparse as sp
 import torch
 import torch.distributed as dist
@@ -139,14 +138,15 @@ def mnist_cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def pbmc3k_cache(tmp_path, monkeypatch) -> Path:
-    """Folder for scanpy's downloads that has the blood cells of `sc.datasets.pbmc3k` in it; skips where there are none."""
+def pbmc3k_cache(tmp_path) -> Path:
+    """The folder for scanpy's downloads where `run_blocks` runs, with the cells of `sc.datasets.pbmc3k`; skips without."""
     source = Path(os.environ.get("RMVE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "pbmc3k.h5ad"
     if not source.exists():
         pytest.skip("needs pbmc3k.h5ad in the folder that RMVE_DATA names")
-    (tmp_path / "pbmc3k_raw.h5ad").symlink_to(source)
-    monkeypatch.setattr(sc.settings, "datasetdir", tmp_path)
-    return tmp_path
+    cache = tmp_path / "data"
+    cache.mkdir()
+    (cache / "pbmc3k_raw.h5ad").symlink_to(source)
+    return cache
 
 
 @pytest.fixture
