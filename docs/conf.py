@@ -1,4 +1,7 @@
 # Sphinx configuration: https://www.sphinx-doc.org/en/master/usage/configuration.html
+import importlib
+import inspect
+import os
 import shutil
 import warnings
 from importlib.metadata import version as installed_version
@@ -22,9 +25,12 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",  # After napoleon.
+    "sphinx-mathjax-offline",  # Formulas without the network.
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
@@ -46,6 +52,36 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# Links: to the pages of other packages where the network is there, as in the published build, and to the source.
+intersphinx_mapping = {
+    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+    "matplotlib": ("https://matplotlib.org/stable/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+    "pandas": ("https://pandas.pydata.org/docs/", None),
+    "python": ("https://docs.python.org/3/", None),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+    "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
+}
+if not os.environ.get("CI"):
+    intersphinx_mapping = {}
+
+
+def linkcode_resolve(domain: str, info: dict) -> str | None:
+    """Address of the lines that define a name; none for what other packages define."""
+    if domain != "py" or not info["module"]:
+        return None
+    defined = importlib.import_module(info["module"])
+    try:
+        for part in info["fullname"].split("."):
+            defined = getattr(defined, part)
+        defined = inspect.unwrap(getattr(defined, "fget", None) or defined)
+        path = Path(inspect.getsourcefile(defined)).relative_to(HERE.parent)
+        lines, first = inspect.getsourcelines(defined)
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return f"{repository_url}/blob/main/{path.as_posix()}#L{first}-L{first + len(lines) - 1}"
+
 
 # API
 autodoc_member_order = "bysource"

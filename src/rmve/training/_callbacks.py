@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: Loggers of notes on devices, tips and data loaders.
 CHATTY = (
+    "scvi",
     "lightning.pytorch",
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric",
