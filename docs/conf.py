@@ -1,7 +1,8 @@
 # Sphinx configuration: https://www.sphinx-doc.org/en/master/usage/configuration.html
-import importlib.util
+import importlib
+import inspect
+import os
 import shutil
-import sys
 import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -14,20 +15,6 @@ for copy in HERE.glob("tutorials/*.ipynb"):
 for notebook in HERE.parent.glob("tutorials/*.ipynb"):
     shutil.copy2(notebook, HERE / "tutorials")
 
-# The table of bad inputs, from the list that the tests go through.
-spec = importlib.util.spec_from_file_location("bad_inputs", HERE.parent / "tests" / "bad_inputs.py")
-sys.modules["bad_inputs"] = bad_inputs = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(bad_inputs)
-lines, where = [], None
-for case in bad_inputs.CASES:
-    if case.where != where:
-        where = case.where
-        lines += ["", f"## `{where}`", "", "| what is given | error | its message names |", "| --- | --- | --- |"]
-    cells = (case.given, f"`{case.error.__name__}`", f"`{case.named.strip('`')}`")
-    lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\0", "NUL") for cell in cells) + " |")
-(HERE / "generated").mkdir(exist_ok=True)
-(HERE / "generated" / "bad_inputs.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
 project = "RMVE"
 author = "the RMVE developers"
 copyright = f"2026, {author}"
@@ -38,14 +25,17 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_autodoc_typehints",  # After napoleon.
+    "sphinx-mathjax-offline",  # Formulas without the network.
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "generated/bad_inputs.md", "README.md", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "README.md", "**.ipynb_checkpoints"]
 suppress_warnings = [
     "sphinx_autodoc_typehints.forward_reference",  # Types that dependencies import for type checking only.
     "sphinx_autodoc_typehints.guarded_import",
@@ -62,6 +52,36 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# Links: to the pages of other packages where the network is there, as in the published build, and to the source.
+intersphinx_mapping = {
+    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+    "matplotlib": ("https://matplotlib.org/stable/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+    "pandas": ("https://pandas.pydata.org/docs/", None),
+    "python": ("https://docs.python.org/3/", None),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+    "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
+}
+if not os.environ.get("CI"):
+    intersphinx_mapping = {}
+
+
+def linkcode_resolve(domain: str, info: dict) -> str | None:
+    """Address of the lines that define a name; none for what other packages define."""
+    if domain != "py" or not info["module"]:
+        return None
+    defined = importlib.import_module(info["module"])
+    try:
+        for part in info["fullname"].split("."):
+            defined = getattr(defined, part)
+        defined = inspect.unwrap(getattr(defined, "fget", None) or defined)
+        path = Path(inspect.getsourcefile(defined)).relative_to(HERE.parent)
+        lines, first = inspect.getsourcelines(defined)
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+    return f"{repository_url}/blob/main/{path.as_posix()}#L{first}-L{first + len(lines) - 1}"
+
 
 # API
 autodoc_member_order = "bysource"

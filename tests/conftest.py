@@ -138,6 +138,18 @@ def mnist_cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def pbmc3k_cache(tmp_path) -> Path:
+    """The folder for scanpy's downloads where `run_blocks` runs, with the cells of `sc.datasets.pbmc3k`; skips without."""
+    source = Path(os.environ.get("RMVE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "pbmc3k.h5ad"
+    if not source.exists():
+        pytest.skip("needs pbmc3k.h5ad in the folder that RMVE_DATA names")
+    cache = tmp_path / "data"
+    cache.mkdir()
+    (cache / "pbmc3k_raw.h5ad").symlink_to(source)
+    return cache
+
+
+@pytest.fixture
 def cells(make_cells) -> ad.AnnData:
     """240 cells of three types, not set up yet."""
     return make_cells()
@@ -201,6 +213,18 @@ def forge() -> Callable[..., None]:
         path.write_text(json.dumps({"sha256": digests, **document}))
 
     return change_document
+
+
+@pytest.fixture
+def malicious(tmp_path) -> tuple[object, Path]:
+    """An object whose unpickling makes a file, and that file."""
+    target = tmp_path / "executed"
+
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (target,)
+
+    return Malicious(), target
 
 
 @pytest.fixture(scope="session")

@@ -31,16 +31,13 @@ def test_default_batch_size():
     assert [default_batch_size(n) for n in (17_066, 17_067, 34_133, 34_134)] == [128, 256, 256, 512]
 
 
-@pytest.mark.parametrize(("given", "taken"), [(None, 256), (100, 100)])
-def test_batch_size_of_a_run(given, taken, cells, monkeypatch):
+@pytest.mark.parametrize("given", [None, 100])
+def test_batch_size_of_a_run(given, cells):
     """A run takes the size of the number of cells unless another is given."""
-    monkeypatch.setattr("rmve.model._model.default_batch_size", lambda n_cells: {cells.n_obs: 256}[n_cells])
     RMVE.setup_anndata(cells)
-    model = RMVE(cells, n_components=3)
-    runs = []
-    monkeypatch.setattr(model, "_fit", lambda fit, *rest: runs.append(fit["batch_size"]))
-    model.train(batch_size=given, quiet=True)
-    assert runs == [taken]
+    model = RMVE(cells, n_components=3, n_latent=3, n_hidden=8, n_layers=1)
+    model.train(max_epochs=1, batch_size=given, quiet=True)
+    assert model.trainer.global_step == -(-cells.n_obs // (given or default_batch_size(cells.n_obs)))
 
 
 def test_default_input_dropout():

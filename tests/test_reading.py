@@ -60,6 +60,16 @@ def test_figure_of_markers(model):
         rmve.pl.markers(model.adata[:, :2], model.get_markers(n=3), show=False)
 
 
+def test_the_figure_of_markers_is_shown_once(model, monkeypatch):
+    """A notebook draws all figures that are open."""
+    model.annotate()
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.close("all")
+    assert rmve.pl.markers(model.adata, model.get_markers(n=3), show=True) is None
+    assert len(plt.get_fignums()) == 1
+    plt.close("all")
+
+
 def test_names_are_kept(overcomplete, tmp_path):
     """Through other levels, saving and loading, and into AnnData."""
     overcomplete.save(tmp_path / "model", save_anndata=True)

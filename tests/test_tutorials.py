@@ -26,7 +26,7 @@ def cells_of(notebook: Path, kind: str) -> list[dict]:
 
 def test_there_are_notebooks():
     """There is something to run."""
-    assert len(NOTEBOOKS) == 7
+    assert len(NOTEBOOKS) == 8
 
 
 @pytest.fixture
@@ -43,11 +43,16 @@ def restore_settings():
 @pytest.mark.usefixtures("restore_settings")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_code_runs(notebook, run_blocks, request, monkeypatch):
-    """The cells run one after the other; training is short. Of the digits, which come from a folder, a tenth is taken."""
+    """The cells run one after the other; training is short. What notebooks download comes from a folder.
+
+    Of the digits, a tenth is taken.
+    """
     if "datasets.mnist(" in notebook.read_text(encoding="utf-8"):
         request.getfixturevalue("mnist_cache")
         mnist = rmve.datasets.mnist
         monkeypatch.setattr(rmve.datasets, "mnist", lambda n_digits=70_000: mnist(n_digits // 10))
+    if "datasets.pbmc3k(" in notebook.read_text(encoding="utf-8"):
+        request.getfixturevalue("pbmc3k_cache")
     # few steps leave one cluster, which a page on several cannot show
     run_blocks(["".join(cell["source"]) for cell in cells_of(notebook, "code")], notebook.stem, n_epochs=N_EPOCHS)
 

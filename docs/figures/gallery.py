@@ -11,7 +11,9 @@ import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import scvi
+from scipy.ndimage import gaussian_filter
 
 import rmve
 
@@ -42,6 +44,7 @@ def clusters() -> None:
     model = train(adata)
     save("embedding", rmve.pl.embedding(adata).figure)
     save("embedding_gene", rmve.pl.embedding(adata, color="CD79A").figure)
+    save("embedding_groups", rmve.pl.embedding(adata, color="bulk_labels", groups=["CD19+ B", "Dendritic"]).figure)
     save("components", rmve.pl.components(adata).figure)
     save("confidence", rmve.pl.confidence(adata).figure)
     save("confusion", rmve.pl.confusion(adata, "bulk_labels").figure)
@@ -57,12 +60,19 @@ def clusters() -> None:
 def space() -> None:
     """Figures of cells in space: simulated cells whose position follows from their state."""
     adata = rmve.datasets.toy(n_cells=1500)
+    adata.obsm["spatial"] -= adata.obsm["spatial"].min(0)
     train(adata, spatial_key="spatial")
     save("spatial", rmve.pl.spatial(adata).figure)
     save("spatial_predicted", rmve.pl.spatial(adata, predicted=True).figure)
     save("spatial_error", rmve.pl.spatial_error(adata).figure)
     save("spatial_fit", rmve.pl.spatial_fit(adata, axis=0).figure)
     save("spatial_genes", rmve.pl.spatial_genes(adata, axis=0).figure)
+    x, y = adata.obsm["spatial"].T
+    density = gaussian_filter(np.histogram2d(y, x, bins=np.arange(0, 620, 4))[0], 5)
+    picture = plt.get_cmap("pink_r")(density / density.max())
+    section = {"images": {"hires": picture}, "scalefactors": {"tissue_hires_scalef": 1 / 4}}
+    adata.uns["spatial"] = {"section": section}
+    save("spatial_image", rmve.pl.spatial(adata, color="cell_type", groups=["type 0", "type 1"], alpha_img=0.6).figure)
 
 
 def body() -> None:

@@ -15,6 +15,18 @@ def test_recall_of_a_rare_type():
     assert rare.recall(truth, split) == (1.0, 2)
 
 
+def test_reads_that_leave_their_file(tmp_path):
+    import house
+
+    (tmp_path / "a.py").write_text("class A(Other):\n    def one(self):\n        self.x = self.two()\n")
+    (tmp_path / "b.py").write_text("class B(A):\n    def two(self):\n        return self.x + self.y + self.two()\n")
+    found = house.accesses(house.parse(tmp_path), "B")
+    assert found["files of the main class"] == 2
+    assert found["reads of `self.x`"] == 4
+    assert found["of them leave their file"] == 2  # `two` in one, `x` in the other
+    assert found["of them another package's"] == 1  # `y`
+
+
 def test_name_of_the_full_data():
     import depth
 

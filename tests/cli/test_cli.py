@@ -341,7 +341,7 @@ def notes():
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "scvi")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
@@ -399,6 +399,12 @@ def test_map_places_all_cells(run, placed_source, tmp_path):
     assert "<h2>Place</h2>" in text
     assert "Where the linear map puts them" in text
     assert not [name for name in after.obs if name.startswith("_scvi")]
+
+
+def test_notes_on_positions_are_silent(run, placed_source, notes, tmp_path):
+    result = run("map", placed_source, "-o", tmp_path / "out.h5ad", "--spatial-key", "where", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert notes == []
 
 
 def test_map_by_cluster(run, placed_source, tmp_path):

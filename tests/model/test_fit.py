@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import Callback
 
 from rmve import RMVE
 from rmve._files import locked
-from rmve._serialization import write_tensors
 from rmve.training._callbacks import TRAINER_FILE, list_epochs
 
 SIZES = {"n_components": 3, "n_latent": 4, "n_hidden": 16, "n_layers": 1}
@@ -241,18 +240,13 @@ def test_resume_needs_a_run(cells, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.pt", f"epoch_2/{TRAINER_FILE}", "epoch_2/model.pt"])
-def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name):
+def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name, malicious):
     """No file of a checkpoint is unpickled."""
-    target = tmp_path / "executed"
-
-    class Malicious:
-        def __reduce__(self):
-            return Path.touch, (target,)
-
-    (stopped / name).write_bytes(pickle.dumps(Malicious()))
+    harmful, target = malicious
+    (stopped / name).write_bytes(pickle.dumps(harmful))
     with pytest.raises(ValueError, match="does not hold a model saved"):
         RMVE.resume(stopped, cells)
-    torch.save({"state_dict": Malicious()}, stopped / name)
+    torch.save({"state_dict": harmful}, stopped / name)
     with pytest.raises(ValueError, match="does not hold a model saved"):
         RMVE.resume(stopped, cells)
     assert not target.exists()
@@ -260,16 +254,16 @@ def test_code_in_a_checkpoint_is_not_run(stopped, cells, tmp_path, name):
 
 def test_a_checkpoint_that_cannot_be_written(untrained, cells, tmp_path, monkeypatch):
     """The run ends, the model keeps what it has learned, and goes on from the checkpoint before once there is room."""
-    written = []
+    written, original = [], Path.write_bytes
 
     def write(path, content):
-        written.append(path)
+        written.extend([path] * (path.name == TRAINER_FILE))
         if len(written) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_tensors(path, content)
+        return original(path, content)
 
     with monkeypatch.context() as context:
-        context.setattr("rmve.training._callbacks.write_tensors", write)
+        context.setattr(Path, "write_bytes", write)
         with pytest.raises(OSError, match="a checkpoint could not be written.*No space left.*RMVE.resume"):
             untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
     assert untrained.is_trained
@@ -294,15 +288,15 @@ def test_nothing_is_written_elsewhere(untrained, tmp_path, monkeypatch):
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_one_run_in_a_folder(untrained, tmp_path, monkeypatch):
+def test_one_run_in_a_folder(untrained, tmp_path):
     """A folder that another run writes into is refused before the preparation; so is one that cannot be made."""
-    monkeypatch.setattr("rmve.model._model.prepare", None)
     (tmp_path / "run").mkdir()
     with locked(tmp_path / "run"), pytest.raises(BlockingIOError, match="Another process is writing into"):
         untrained.train(checkpoint_dir=tmp_path / "run", **QUICK)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         untrained.train(checkpoint_dir=tmp_path / "file" / "run", **QUICK)
+    assert untrained.starting_partition_ is None
 
 
 def test_one_resumed_run_in_a_folder(stopped, cells):

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.model import SCVI
 
 from rmve import RMVE
+from rmve.clusters import initialization
 
 SIZES = {"n_latent": 3, "n_hidden": 8, "n_layers": 1}
 QUICK = {"max_epochs": 2, "quiet": True}
@@ -183,7 +184,7 @@ def test_a_stop_in_the_preparation(cells, monkeypatch):
     RMVE.setup_anndata(cells)
     model = RMVE(cells, n_components=3, **SIZES)
     with monkeypatch.context() as context:
-        context.setattr("rmve.model._prepare.start_components", lambda *args: interrupt())
+        context.setattr(initialization, "principal_components", lambda *args: interrupt())
         with pytest.raises(KeyboardInterrupt):
             model.train(**QUICK)
     with pytest.raises(RuntimeError, match="not trained"):

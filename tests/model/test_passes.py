@@ -33,7 +33,7 @@ def file(make_cells, tmp_path_factory):
         ({"batch_key": "batch", "labels_key": "label"}, {}, {}, 3),
         ({"spatial_key": "spatial", "size_factor_key": "size_factor"}, {"n_components": 3}, {}, 3),
         ({}, {"gene_likelihood": "normal", "n_components": 3}, {}, 3),
-        ({}, {"n_components": 3}, {"checkpoint_dir": "run"}, 4),  # and one to know the data again
+        ({}, {"n_components": 3}, {"checkpoint_dir": "run"}, 3),
     ],
     ids=str,
 )

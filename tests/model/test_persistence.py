@@ -211,15 +211,10 @@ def test_json_is_plain(saved):
     assert {path.name for path in saved.iterdir()} == {"model.pt", "model.json"}
 
 
-def test_malicious_weights(folder, cells, tmp_path):
+def test_malicious_weights(folder, cells, tmp_path, malicious):
     """Code in a file of weights is not run."""
-    target = tmp_path / "executed"
-
-    class Malicious:
-        def __reduce__(self):
-            return Path.touch, (target,)
-
-    (folder / "model.pt").write_bytes(pickle.dumps({"mixture.mean": Malicious()}))
+    harmful, target = malicious
+    (folder / "model.pt").write_bytes(pickle.dumps({"mixture.mean": harmful}))
     with pytest.raises(ValueError, match="does not hold a model saved by `RMVE.save`"):
         RMVE.load(folder, adata=cells)
     assert not target.exists()
@@ -237,15 +232,10 @@ def test_malicious_weights(folder, cells, tmp_path):
         lambda folder: RMVE.resume(folder, None),
     ],
 )
-def test_nothing_that_reads_a_model_runs_its_code(folder, tmp_path, read):
+def test_nothing_that_reads_a_model_runs_its_code(folder, tmp_path, read, malicious):
     """The ways that scvi-tools offers beside `load` are safe as well."""
-    target = tmp_path / "executed"
-
-    class Malicious:
-        def __reduce__(self):
-            return Path.touch, (target,)
-
-    torch.save({"attr_dict": Malicious(), "model_state_dict": {}, "var_names": []}, folder / "model.pt")
+    harmful, target = malicious
+    torch.save({"attr_dict": harmful, "model_state_dict": {}, "var_names": []}, folder / "model.pt")
     for name in ("attr.pkl", "model_params.pt"):
         shutil.copy(folder / "model.pt", folder / name)
     with pytest.raises((ValueError, TypeError)):

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rmve import RMVE, SpatialMap
+from rmve.clusters.levels import MergeTree
+
 #: Names that annotate writes without a spatial map, by where they are.
 WRITTEN = {
     "obs": ["rmve", "rmve_confidence", "rmve_novelty", "rmve_finest"],
@@ -70,15 +73,18 @@ def test_annotate_is_idempotent(model, contents, assert_same):
     assert model.adata.obs["rmve"].equals(once["obs"]["rmve"])
 
 
-@pytest.mark.parametrize("step", ["get_resolutions", "get_spatial_genes"])
-def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, step):
+@pytest.mark.parametrize(
+    ("owner", "step"), [(MergeTree, "cut"), (RMVE, "get_spatial_genes"), (SpatialMap, "to_dict")], ids=str
+)
+def test_annotate_is_all_or_nothing(model, monkeypatch, unchanged, owner, step):
     """Whichever step fails, nothing has been written."""
     model.fit_spatial_map(spatial_key="spatial")
+    assert len(model.tree.active)
 
     def fail(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(type(model), step, fail)
+    monkeypatch.setattr(owner, step, fail)
     with unchanged(model.adata), pytest.raises(MemoryError):
         model.annotate()
 

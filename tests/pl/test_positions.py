@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 
 import rmve
@@ -114,6 +115,13 @@ def test_errors_take_colors_limits_size_and_title(annotated):
     assert cells.get_sizes() == [5]
     assert ax.get_title() == "mine"
     assert rmve.pl.spatial_fit(annotated, size=5, title="mine").collections[0].get_sizes() == [5]
+
+
+@pytest.mark.parametrize("figure", [rmve.pl.spatial_error, rmve.pl.spatial_fit])
+def test_errors_and_fit_return_the_figure_if_asked(annotated, figure):
+    drawn = figure(annotated, return_fig=True)
+    assert isinstance(drawn, Figure)
+    assert drawn.axes[0].has_data()
 
 
 # ---------------------------------------------------------------------- arrows

@@ -11,14 +11,9 @@ from rmve import RMVE
 
 
 @pytest.fixture
-def untrained(cells, monkeypatch) -> RMVE:
-    """A model whose preparation must not begin."""
+def untrained(cells) -> RMVE:
+    """A model that can be trained."""
     RMVE.setup_anndata(cells, layer="counts")
-
-    def begin(self, *args, **kwargs):
-        raise AssertionError("the preparation has begun")
-
-    monkeypatch.setattr("rmve.model._model.prepare", begin)
     return RMVE(cells, n_components=3, n_latent=3, n_hidden=8, n_layers=1)
 
 
@@ -127,6 +122,7 @@ def test_refused_before_the_preparation(untrained, options):
     name, value = next(reversed(options.items()))
     assert any(word in str(caught.value) for word in (name, *(value if isinstance(value, dict) else ())))
     assert not untrained.is_trained_
+    assert untrained.starting_partition_ is None
 
 
 @pytest.mark.parametrize(
@@ -143,20 +139,18 @@ def test_refused_before_the_preparation(untrained, options):
     ],
     ids=str,
 )
-def test_honoured(cells, options):
+def test_honoured(untrained, options):
     """What passes the check also works."""
-    RMVE.setup_anndata(cells, layer="counts")
-    model = RMVE(cells, n_components=3, n_latent=3, n_hidden=8, n_layers=1)
-    model.train(max_epochs=2, batch_size=64, enable_progress_bar=False, **options)
-    assert model.is_trained
-    assert model.trainer.global_step > 0
+    untrained.train(max_epochs=2, batch_size=64, enable_progress_bar=False, **options)
+    assert untrained.is_trained
+    assert untrained.trainer.global_step > 0
 
 
-def test_another_logger(cells, tmp_path):
+def test_another_logger(untrained, tmp_path):
     """A logger of the user's own gets what is logged, with checkpoints, too."""
-    RMVE.setup_anndata(cells, layer="counts")
-    model = RMVE(cells, n_components=3, n_latent=3, n_hidden=8, n_layers=1)
     logger = CSVLogger(tmp_path / "logs")
-    model.train(max_epochs=2, batch_size=64, enable_progress_bar=False, logger=logger, checkpoint_dir=tmp_path / "run")
-    assert RMVE.load(tmp_path / "run", adata=cells).is_trained
+    untrained.train(
+        max_epochs=2, batch_size=64, enable_progress_bar=False, logger=logger, checkpoint_dir=tmp_path / "run"
+    )
+    assert RMVE.load(tmp_path / "run", adata=untrained.adata).is_trained
     assert list((tmp_path / "logs").rglob("metrics.csv"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rmve._keys import DEFAULT_KEY
-from rmve.clusters._names import name_clusters, with_given_names
+from rmve.clusters._names import name_clusters, renamed, with_given_names
 from rmve.clusters.components import order_by_size
 
 
@@ -99,6 +99,15 @@ class Clusters:
             Components that hold cells.
         """
         return replace(self, names=tuple(with_given_names(self.names, self.of_component, given, active)))
+
+    def renamed(self, names: Mapping[str, str]) -> Clusters:
+        """The same clusters under other names; see :func:`rmve.clusters._names.renamed`."""
+        return replace(self, names=tuple(renamed(self.names, names)))
+
+    def components_of(self, name: str, active: Iterable[int]) -> list[int]:
+        """Components of a cluster, of those that hold cells."""
+        number = self.names.index(name)
+        return [int(component) for component in active if self.of_component[component] == number]
 
     def probabilities(self, assignment: np.ndarray, index: pd.Index) -> pd.DataFrame:
         """Probability of each cluster: ``q(y|x)`` summed over its components.

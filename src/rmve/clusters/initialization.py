@@ -7,6 +7,7 @@ of the principal components; training decides which of them stay. All functions 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +56,11 @@ def log_normalize(counts: np.ndarray, size_factor: np.ndarray, target_sum: float
 
 
 def input_statistics(
-    x, likelihood: Likelihood, size_factor: np.ndarray | None = None, totals: np.ndarray | None = None
+    x,
+    likelihood: Likelihood,
+    size_factor: np.ndarray | None = None,
+    totals: np.ndarray | None = None,
+    watch: Callable[[np.ndarray], None] | None = None,
 ) -> InputStatistics:
     """Per-gene mean and standard deviation of the encoder's input, in one pass over the data.
 
@@ -69,6 +74,8 @@ def input_statistics(
         Registered size factors, shape ``(n,)``; ``None`` for total counts.
     totals
         Total of each cell, shape ``(n,)``; ``None`` reads the data once more for them.
+    watch
+        Function that sees each block of rows, too.
     """
     counts = likelihood.takes_counts
     n, target_sum, scale, library = x.shape[0], 1.0, 1.0, None
@@ -82,6 +89,8 @@ def input_statistics(
             library = size_factor * scale
     total, square, raw = np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for i, block in enumerate(row_chunks(x)):
+        if watch is not None:
+            watch(block)
         if library is not None:
             raw += block.sum(0, dtype=np.float64)
             block = log_normalize(block, library[i * CHUNK : (i + 1) * CHUNK], target_sum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,36 @@ def informative_genes(x: np.ndarray | sp.spmatrix) -> np.ndarray:
     """
     n_found = np.asarray((x != 0).sum(0)).ravel()
     return n_found >= max(MIN_CELLS_OF_GENE, MIN_SHARE_OF_CELLS * x.shape[0])
+
+
+def choose(names: Sequence[str], wanted: str | Sequence[str] | None) -> list[str]:
+    """Clusters to divide.
+
+    Parameters
+    ----------
+    names
+        Names of all clusters.
+    wanted
+        Name or names; ``None`` is all.
+
+    Raises
+    ------
+    KeyError
+        If there is no cluster of a name.
+    """
+    chosen = list(names) if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
+    return chosen
+
+
+def places_of(cells: pd.Index, adata: AnnData) -> np.ndarray:
+    """Row of ``adata`` of each cell; ValueError if it lacks some."""
+    missing = cells.difference(adata.obs_names)
+    if len(missing):
+        raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
+    return adata.obs_names.get_indexer(cells)
 
 
 def divide(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Posterior:
     assignment: np.ndarray
     latent: np.ndarray
 
-    @property
+    @cached_property
     def assigned(self) -> np.ndarray:
         """Most probable component of each cell, shape ``(n,)``."""
         return self.assignment.argmax(1)

@@ -1,24 +1,23 @@
-"""A run of training from its start, or from a checkpoint, to a usable model, whatever ends it."""
+"""A run of training to a usable model, whatever ends it, and its files."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from scvi import settings
-from scvi.data import AnnDataManager
 
-from rmve._compat import SETUP_ARGS_KEY, SimpleLogger, use_distributed_sampler
+from rmve._compat import SimpleLogger, use_distributed_sampler
 from rmve._files import claim, remove_folder, sha256_of
-from rmve._serialization import JSON_FILE, not_a_model, read_file, read_tensors, write_model
-from rmve.model._fingerprint import fingerprint
+from rmve._serialization import JSON_FILE, write_model
 from rmve.model._run_file import RUN_FILE, Run, repeated_options
 from rmve.module import RMVEModule
 from rmve.training._callbacks import (
@@ -26,7 +25,6 @@ from rmve.training._callbacks import (
     Checkpoints,
     SafeStop,
     TrainerState,
-    check_state,
     interruptible,
     list_epochs,
     silence,
@@ -45,44 +43,128 @@ class TrainingStopped(RuntimeError):
     """The loss or a gradient was not finite."""
 
 
-@contextlib.contextmanager
-def quietly(quiet: bool) -> Iterator[None]:
-    """Silence the training libraries, and what they print if ``quiet``; a hard Ctrl-C ends the run alone."""
-    with (
-        interruptible(),
-        silence(quiet),
-        without_output() if quiet else contextlib.nullcontext(),
-    ):
-        yield
+@dataclass(frozen=True)
+class Fit:
+    """A run of scvi-tools' ``train`` that leaves a usable model, whatever ends it.
 
-
-def trainer_arguments(
-    fit: dict, guard: SafeStop, checkpoints: Checkpoints | None, resumed: bool, quiet: bool
-) -> dict[str, object]:
-    """Arguments of scvi-tools' ``train`` for a run that stops safely.
-
-    Parameters
+    Attributes
     ----------
-    fit
-        Arguments that the run is made of.
+    arguments
+        Arguments of scvi-tools' ``train``.
     guard
         Callback that stops the run safely.
     checkpoints
         Callback that writes checkpoints; ``None`` for none.
+    folder
+        Folder for checkpoints; ``None`` for none.
+    before
+        History before the run.
     resumed
-        Whether ``fit`` holds the state to resume from.
-    quiet
-        Whether to show no progress bar.
+        Whether the run goes on from a checkpoint.
     """
-    callbacks = [*(fit.get("callbacks") or []), guard]
-    fit = {**fit, "callbacks": callbacks if checkpoints is None else [*callbacks, checkpoints]}
-    if checkpoints is not None and not resumed:
-        fit["plugins"] = [*as_list(fit.get("plugins")), TrainerState()]
-    if fit.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
-        fit["logger"] = SimpleLogger()
-    if quiet:
-        fit["enable_progress_bar"] = False
-    return fit
+
+    arguments: dict[str, Any]
+    guard: SafeStop
+    checkpoints: Checkpoints | None
+    folder: Path | None
+    before: dict[str, pd.DataFrame]
+    resumed: bool
+
+    @classmethod
+    def of(
+        cls,
+        arguments: dict[str, Any],
+        folder: Path | None,
+        every: int,
+        cells: str | None,
+        module: RMVEModule,
+        before: dict[str, pd.DataFrame],
+        describe: Callable[..., dict],
+        resumed: Run | None,
+    ) -> Fit:
+        """Prepare a run.
+
+        Parameters
+        ----------
+        arguments
+            Arguments of scvi-tools' ``train``.
+        folder, every
+            Folder for checkpoints, ``None`` for none, and epochs between them.
+        cells
+            Fingerprint of the training data; ``None`` for a run without checkpoints, or one that is resumed.
+        module
+            Networks.
+        before
+            History before the run.
+        describe
+            Function that returns all of the model but its weights; keywords replace attributes.
+        resumed
+            Run that is resumed; ``None`` for a new one.
+        """
+        guard, checkpoints = SafeStop("early_stopping_warmup_epochs" in arguments), None
+        if folder is not None:
+            checkpoints = checkpoint_writer(folder, every, arguments, guard, cells, module, before, describe, resumed)
+        return cls(arguments, guard, checkpoints, folder, before, resumed is not None)
+
+    def run(self, train: Callable[..., None], quiet: bool) -> None:
+        """Train, without the notes of the training libraries, and if ``quiet`` without all that they print.
+
+        Parameters
+        ----------
+        train
+            scvi-tools' ``train``.
+        quiet
+            Argument of :meth:`rmve.RMVE.train`.
+        """
+        arguments, extra = dict(self.arguments), [self.guard, *([self.checkpoints] if self.checkpoints else [])]
+        arguments["callbacks"] = [*(arguments.get("callbacks") or []), *extra]
+        if self.checkpoints is not None and not self.resumed:
+            arguments["plugins"] = [*as_list(arguments.get("plugins")), TrainerState()]
+        if arguments.get("logger") is None:  # with several processes, scvi-tools' own would write a pickle, and read it
+            arguments["logger"] = SimpleLogger()
+        if quiet:
+            arguments["enable_progress_bar"] = False
+        with interruptible(), silence(quiet), without_output() if quiet else contextlib.nullcontext():
+            train(**arguments)
+
+    def history(self, logged: object) -> dict[str, pd.DataFrame] | None:
+        """History of the model after the run, from what the trainer's logger holds; ``None`` if that is no table."""
+        return continued(self.before, logged, self.guard.first) if isinstance(logged, dict) else None
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the run came to its end, or completed an epoch before it failed."""
+        return self.guard.failure is None or self.guard.n_epochs > 0
+
+    def end(self, trainer: Trainer, save: Callable[[Path], None], trained: bool) -> None:
+        """Raise what stopped the run; of one that came to its end, leave the model in place of checkpoints.
+
+        Parameters
+        ----------
+        trainer
+            Trainer of the run.
+        save
+            Function that saves the model into a folder.
+        trained
+            Whether the model can be used.
+
+        Raises
+        ------
+        KeyboardInterrupt, TrainingStopped
+            If the run was stopped.
+        OSError
+            If a checkpoint could not be written.
+        """
+        if self.guard.stopped:
+            raise stopped_error(self.guard, self.arguments["max_epochs"], trained, self.folder)
+        if self.checkpoints is None or self.folder is None:
+            return
+        check_checkpoints(self.checkpoints, self.folder)
+        if trainer.is_global_zero:
+            save(self.folder)
+            end_run(self.folder)
+        if dist.is_initialized():
+            dist.barrier()  # the model is there for all
 
 
 def checkpoint_writer(
@@ -90,7 +172,7 @@ def checkpoint_writer(
     every: int,
     fit: dict,
     guard: SafeStop,
-    manager: AnnDataManager,
+    cells: str | None,
     module: RMVEModule,
     history: dict[str, pd.DataFrame],
     describe: Callable[..., dict],
@@ -108,8 +190,8 @@ def checkpoint_writer(
         Arguments that the run is made of.
     guard
         Callback that knows the first epoch of the run.
-    manager
-        Manager of the training data.
+    cells
+        Fingerprint of the training data; ``None`` for a run that is resumed.
     module
         Networks.
     history
@@ -124,10 +206,10 @@ def checkpoint_writer(
     def save_run(trainer: Trainer) -> None:
         nonlocal digest
         splitter = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it and does not declare it
-        setup_args = manager.registry[SETUP_ARGS_KEY]
         options, functions = repeated_options(fit | {"checkpoint_every": every})
         split = [np.asarray(rows, dtype=int) for rows in (splitter.train_idx, splitter.val_idx, splitter.test_idx)]
-        cells, data = fingerprint(manager.adata, setup_args), fit["plan_kwargs"]["data"]
+        assert cells is not None  # made with the data of a new run
+        data = fit["plan_kwargs"]["data"]
         digest = Run(options, functions, cells, trainer.world_size, split, data).write(folder)
 
     def save_model(new: Path, trainer: Trainer) -> None:
@@ -156,92 +238,6 @@ def check_checkpoints(checkpoints: Checkpoints, folder: Path) -> None:
             "keeps what it has learned. Make room, and go on from the checkpoint before by "
             f"`RMVE.resume({str(folder)!r}, adata)`."
         ) from checkpoints.failure
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Folder of the last checkpoint of a run; FileNotFoundError if there is none."""
-    epochs = list_epochs(folder)
-    if not epochs:
-        raise FileNotFoundError(
-            f"The run in {str(folder)!r} stopped before its first checkpoint. Start it again with `model.train`."
-        )
-    return epochs[-1]
-
-
-def resumed_options(folder: Path, run: Run, plan_kwargs: dict, trainer_kwargs: dict) -> dict[str, Any]:
-    """Arguments of ``train`` of a run, with those that were changed.
-
-    Parameters
-    ----------
-    folder
-        Folder of the run.
-    run
-        Run to resume.
-    plan_kwargs, trainer_kwargs
-        Options that were given again.
-
-    Raises
-    ------
-    ValueError
-        If functions, devices or the strategy must be given again.
-    """
-    missing = [name for name in run.functions if name not in plan_kwargs]
-    if missing:
-        raise ValueError(
-            f"A checkpoint cannot hold functions: give `plan_kwargs` with {', '.join(map(repr, missing))} again."
-        )
-    options = run.options | trainer_kwargs
-    if run.n_processes > 1 and not use_distributed_sampler(options.get("strategy")):
-        raise ValueError(
-            f"The run in {str(folder)!r} had {run.n_processes} processes. Give `devices` and `strategy` again."
-        )
-    return options | options_of_processes(options.get("strategy"), options["early_stopping"])
-
-
-def read_trainer_file(folder: Path, checkpoint: Path, digest: str) -> bytes:
-    """The trainer's file of a checkpoint; ValueError unless it belongs to the run of a digest."""
-    file, document = read_file(checkpoint, "", TRAINER_FILE)
-    if document.get("run") != digest:
-        raise not_a_model(folder, f"{RUN_FILE!r} was changed, or is not of the run of {checkpoint.name!r}")
-    return file
-
-
-def read_state(checkpoint: Path, file: bytes, run: Run, module: RMVEModule) -> dict:
-    """State of the trainer, from the file of a checkpoint.
-
-    Parameters
-    ----------
-    checkpoint
-        Folder of the checkpoint.
-    file
-        From :func:`read_trainer_file`.
-    run
-        Run of the checkpoint.
-    module
-        Networks of the checkpoint.
-
-    Raises
-    ------
-    ValueError
-        If the state does not fit the networks or the cells of the run.
-    """
-    state = read_tensors(checkpoint, TRAINER_FILE, file, "cpu")
-    try:
-        check_state(state, module.state_dict(), run.n_processes)
-        if {state["assignment"].shape, run.data.start.shape} != {(len(run.data.start), module.n_components)}:
-            raise ValueError("the run has other cells than its checkpoint, or another number of components")
-    except ValueError as error:
-        raise not_a_model(checkpoint, error) from error
-    return state
-
-
-def check_same_cells(folder: Path, run: Run, adata: AnnData, setup_args: dict) -> None:
-    """Raise ValueError unless data holds the cells of a run."""
-    if len(run.data.start) != adata.n_obs or run.cells != fingerprint(adata, setup_args):
-        raise ValueError(
-            f"`adata` does not hold the cells of the run in {str(folder)!r}, in their order and with the same values. "
-            "Give the same data."
-        )
 
 
 def continued(before: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame], first: int) -> dict[str, pd.DataFrame]:

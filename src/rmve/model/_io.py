@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from anndata import AnnData, read_h5ad
 
 from rmve._compat import MODEL_NAME_KEY, SETUP_ARGS_KEY
-from rmve._document import check_weights, read_map, read_names, read_tree
+from rmve._document import check_document, check_sizes, check_weights, read_map, read_names, read_tree
 from rmve._files import find, is_private
+from rmve._serialization import not_a_model, read_model
 from rmve.clusters._clusters import Clusters
 from rmve.clusters.levels import MergeTree
 from rmve.model._held_out import HeldOut
+from rmve.model._query import check_saved_options
 from rmve.module import RMVEModule
 from rmve.spatial import SpatialMap
 
@@ -90,6 +95,81 @@ class Known:
             read_map(values["spatial_map"], n_latent, n_components),
             read_names(values["given_names"], n_components),
         )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model, read and found to be whole.
+
+    Attributes
+    ----------
+    weights
+        State of its networks.
+    document
+        Everything else in its files.
+    known
+        What it knows.
+    likelihood
+        Name of its likelihood.
+    """
+
+    weights: dict[str, Any]
+    document: dict[str, Any]
+    known: Known
+    likelihood: str
+
+    @property
+    def registry(self) -> dict[str, Any]:
+        """How its data was set up."""
+        return self.document["registry"]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of its class."""
+        return self.document["init_params"]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Values of :data:`SAVED`."""
+        return self.document["attributes"]
+
+
+def read_saved(folder: Path, prefix: str, device: torch.device, model_cls: Any) -> Saved:
+    """A saved model of a class; nothing in its files is executed.
+
+    Parameters
+    ----------
+    folder, prefix
+        Where the model is.
+    device
+        Where to put its weights.
+    model_cls
+        Class of the model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no saved model.
+    ValueError
+        If the files are not a model of this class, or not as they were saved.
+    """
+    weights, document = read_model(folder, prefix, device)
+    try:
+        arguments = set(signature(model_cls).parameters), set(signature(model_cls.setup_anndata).parameters)
+        check_document(document, SAVED, *arguments)
+        check_sizes(document, weights)
+        check_saved_options(document["attributes"])
+    except ValueError as error:
+        raise not_a_model(folder, error) from error
+    check_registry(document["registry"], folder, model_cls.__name__)
+    try:
+        with torch.device("meta"):  # takes no memory
+            empty = model_cls(None, registry=copy.deepcopy(document["registry"]), **document["init_params"]).module
+            give_components(empty, weights)
+        known = Known.from_dict(document, empty.n_components, empty.n_latent)
+    except Exception as error:
+        raise not_a_model(folder, error) from error
+    return Saved(weights, document, known, empty.likelihood.name)
 
 
 def to_document(options: dict, registry: dict, attributes: dict, known: Known) -> dict[str, object]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,7 +13,9 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
+from rmve import _validation as check
 from rmve._keys import TARGET_KEY
+from rmve.clusters._clusters import Clusters
 from rmve.clusters.initialization import sample_rows
 from rmve.clusters.levels import N_MOLECULES, MergeTree, joint_of_halves, merge_tree
 from rmve.clusters.support import support_of_merges
@@ -96,3 +101,83 @@ def joint_of_cells(module: RMVEModule, manager: AnnDataManager, n_molecules: int
             second = encode_batch(module, {**halves, REGISTRY_KEYS.X_KEY: halves[TARGET_KEY]})
             joint += joint_of_halves(first.assignment, second.assignment)
     return joint
+
+
+def number_of_clusters(tree: MergeTree, wanted: int | Literal["auto"] | None) -> int:
+    """Number of clusters of a level; see :meth:`rmve.RMVE.merge_components`.
+
+    Parameters
+    ----------
+    tree
+        Merges of the components.
+    wanted
+        Number that a user asks for; ``"auto"`` is the default level, ``None`` the finest.
+
+    Raises
+    ------
+    ValueError
+        If there is no such level.
+    """
+    if wanted is None or wanted == "auto":
+        return tree.n_finest if wanted is None else tree.n_default
+    check.check_positive_int("n_clusters", wanted)
+    if wanted > tree.n_finest:
+        raise ValueError(
+            f"`n_clusters={wanted}` is more than the {tree.n_finest} clusters of the finest level. Train with "
+            f"`n_components={wanted}`, or divide clusters with `model.subcluster()`."
+        )
+    return wanted
+
+
+def number_after_training(tree: MergeTree, wanted: int | None) -> int:
+    """Number of clusters of a model that was just trained: the default, or the nearest to what was asked for.
+
+    Parameters
+    ----------
+    tree
+        Merges of the components.
+    wanted
+        ``n_components`` of the model.
+
+    Warns
+    -----
+    UserWarning
+        If the cells support fewer.
+    """
+    wanted = wanted or tree.n_default
+    if wanted > tree.n_finest:
+        warnings.warn(
+            f"`n_components={wanted}` clusters were asked for, and the cells support {tree.n_finest}. Lower "
+            "`plan_kwargs={'repulsion_weight': ...}` for finer clusters.",
+            stacklevel=3,
+        )
+    return min(max(wanted, tree.n_coarsest), tree.n_finest)
+
+
+def clusters_at(
+    n_clusters: int,
+    tree: MergeTree,
+    assigned: np.ndarray,
+    distance: np.ndarray,
+    labels: Sequence[str],
+    given_names: Mapping[str, Sequence[int]],
+) -> Clusters:
+    """Clusters of a level, numbered by size on the training data.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of clusters of the level.
+    tree
+        Merges of the components.
+    assigned
+        Component of each training cell, shape ``(n,)``.
+    distance
+        Distance of each pair of components, shape ``(K, K)``.
+    labels
+        Known types, those of the first components.
+    given_names
+        Components of each name that a user gave.
+    """
+    clusters = Clusters.by_size(assigned, tree.cut(n_clusters), distance, labels)
+    return clusters.named(given_names, tree.active)

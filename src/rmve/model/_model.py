@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 
 from rmve import _validation as check
 from rmve import spatial
-from rmve._compat import SETUP_ARGS_KEY, use_distributed_sampler
+from rmve._compat import SETUP_ARGS_KEY
 from rmve._keys import DEFAULT_KEY, Written
-from rmve._serialization import JSON_FILE
 from rmve.clusters._clusters import Clusters
-from rmve.clusters._names import renamed
 from rmve.clusters.initialization import sample_rows
 from rmve.clusters.levels import MergeTree
 from rmve.clusters.stability import Run as StabilityRun
 from rmve.clusters.stability import Stability, compare_runs
-from rmve.clusters.subclusters import divide
+from rmve.clusters.subclusters import choose, divide, places_of
 from rmve.data.loading import IndexedDataSplitter
-from rmve.data.on_disk import read_rows, share_of_zeros
-from rmve.defaults import FROM_LABELS, WITH_POSITIONS, default_batch_size, default_epochs, default_input_dropout
-from rmve.likelihoods import get_likelihood
-from rmve.markers import marker_table
-from rmve.maths.estimators import ESTIMATORS
-from rmve.maths.repulsion import REPULSIONS
-from rmve.model import _fit, _novelty, _places, _results, _tables
+from rmve.model import _fit, _genes, _levels, _networks, _novelty, _places, _results, _resume, _tables
 from rmve.model._base import RMVEBase
-from rmve.model._cut import labels_at, level_columns, level_names, own_columns
-from rmve.model._decode import change_along
+from rmve.model._call import Call, default_options
+from rmve.model._cut import level_columns, own_columns
+from rmve.model._docs import documented
 from rmve.model._encode import Posterior, encode
-from rmve.model._levels import find_levels
 from rmve.model._prepare import prepare
-from rmve.model._run_file import RUN_FILE, Run, read_run
-from rmve.model._setup import check_unchanged, label_codes, names_of_labels
-from rmve.module import POSTERIORS, RMVEModule
-from rmve.programmes import MAX_CELLS, programme_table
+from rmve.model._run_file import Run
+from rmve.model._setup import check_unchanged, matrix_of, median_total, names_of_labels
+from rmve.model._summary import summary
+from rmve.module import RMVEModule
 from rmve.spatial import Quality, SpatialMap
 from rmve.training import RMVETrainingPlan, TrainingOptions
-from rmve.training._callbacks import TRAINER_FILE, SafeStop, TrainerState
-from rmve.training._trainer_options import check_limits, check_options, check_split_of_rows, n_validation
 
 #: Options of ``setup_anndata`` that hold for the cells of a cluster, too.
 SUBCLUSTER_SETUP = ("layer", "batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
@@ -135,16 +122,7 @@ class RMVE(RMVEBase):
         encode_covariates: bool = False,
         input_dropout: float | None = None,
     ):
-        likelihood = get_likelihood(gene_likelihood)
-        check.check_choice("posterior", posterior, POSTERIORS)
-        check.check_choice("estimator", estimator, ESTIMATORS)
-        check.check_choice("repulsion", repulsion, (*REPULSIONS, None))
-        for name, value in (("n_latent", n_latent), ("n_hidden", n_hidden), ("n_layers", n_layers)):
-            check.check_positive_int(name, value)
-        check.check_number("dropout_rate", dropout_rate, 0.0, 1.0, with_high=False)
-        if input_dropout is not None:
-            check.check_number("input_dropout", input_dropout, 0.0, 1.0, with_high=False)
-        check.check_flag("encode_covariates", encode_covariates)
+        _networks.check_options(locals())
         if adata is not None:
             self._check_set_up(adata)
         super().__init__(adata, registry)
@@ -156,14 +134,10 @@ class RMVE(RMVEBase):
         check.check_n_components(n_placeholder, n_obs, len(labels))
         if adata is not None:
             check.check_values(adata, layer, gene_likelihood, self.adata_manager.values)
-        self.gene_likelihood, self.estimator = gene_likelihood, estimator
         if input_dropout is None:
-            counts = adata is not None and likelihood.takes_counts
-            zeros = share_of_zeros(check.get_matrix(adata, layer)) if counts else 1.0
-            input_dropout = default_input_dropout(gene_likelihood, self.summary_stats.n_vars, zeros)
-        categorical = self.registry_["field_registries"][REGISTRY_KEYS.CAT_COVS_KEY]["state_registry"]
+            input_dropout = _networks.input_dropout_for(adata, layer, gene_likelihood, self.summary_stats.n_vars)
+        self.gene_likelihood, self.estimator = gene_likelihood, estimator
         self.module = self._module_cls(
-            n_input=self.summary_stats.n_vars,
             n_components=n_placeholder,
             n_latent=n_latent,
             n_hidden=n_hidden,
@@ -173,11 +147,8 @@ class RMVE(RMVEBase):
             gene_likelihood=gene_likelihood,
             posterior=posterior,
             repulsion=repulsion,
-            n_spatial=self.summary_stats.get("n_spatial", 0),
-            n_batch=self.summary_stats.n_batch,
-            n_cats_per_cov=categorical.get("n_cats_per_key"),
-            n_continuous_cov=self.summary_stats.get("n_extra_continuous_covs", 0),
             encode_covariates=encode_covariates,
+            **_networks.sizes(self.registry_, self.summary_stats),
         )
         self.clusters_ = Clusters.of(range(n_placeholder), labels)
         #: Partition that training started from, shape ``(n,)``; ``None`` before, and after loading.
@@ -188,8 +159,14 @@ class RMVE(RMVEBase):
         )
         self.init_params_ = self._get_init_params(locals())
 
+    @property
+    def _n_components(self) -> int | None:
+        """Number of clusters that was asked for; ``None`` if it is to be found."""
+        return self.init_params_["non_kwargs"]["n_components"]
+
     # -------------------------------------------------------------- training
 
+    @documented
     def train(
         self,
         max_epochs: int | None = None,
@@ -215,8 +192,7 @@ class RMVE(RMVEBase):
         ----------
         max_epochs
             Passes over the data; ``None``: see :func:`rmve.defaults.default_epochs`. All warm-ups are fractions of it.
-        accelerator, devices
-            As in PyTorch Lightning.
+        %(accelerator)s
         train_size, validation_size
             Shares of the cells. ``None`` trains on all cells, or on 0.9 of them with ``early_stopping``.
         shuffle_set_split, load_sparse_tensor, datasplitter_kwargs
@@ -264,150 +240,80 @@ class RMVE(RMVEBase):
         if self.adata.n_obs < 2:
             raise ValueError("Training needs at least two cells; `adata` has one.")
         check_unchanged(self.adata_manager)
-        check.check_training_options(trainer_kwargs.get("precision", "32-true"), plan_kwargs)
-        plan_kwargs = check_options(
-            self._training_plan_cls, plan_kwargs, trainer_kwargs, datasplitter_kwargs, early_stopping
+        call = Call(
+            max_epochs,
+            accelerator,
+            devices,
+            train_size,
+            validation_size,
+            shuffle_set_split,
+            load_sparse_tensor,
+            batch_size,
+            early_stopping,
+            datasplitter_kwargs,
+            plan_kwargs,
+            start,
+            quiet,
+            checkpoint_dir,
+            checkpoint_every,
+            trainer_kwargs,
         )
-        TrainingOptions.of(plan_kwargs).check_likelihood(self.module.likelihood)
-        check.check_flag("quiet", quiet)
-        check.check_flag("shuffle_set_split", shuffle_set_split)
-        check.check_device(accelerator, devices)
-        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
-        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
-        if max_epochs is not None:
-            check.check_positive_int("max_epochs", max_epochs)
-        check.check_positive_int("checkpoint_every", checkpoint_every)
-        if checkpoint_every > 1 and checkpoint_dir is None:
-            raise ValueError("`checkpoint_every` needs `checkpoint_dir`, too.")
-        if batch_size is None:
-            batch_size = default_batch_size(self.adata.n_obs)
-        check.check_positive_int("batch_size", batch_size, minimum=2)  # of one cell, batch normalisation is undefined
-        if any(getattr(callback, "load_best_on_end", False) for callback in trainer_kwargs.get("callbacks") or []):
-            raise ValueError(
-                "`SaveCheckpoint(load_best_on_end=True)` reads scvi-tools' own format, which can execute code. Use "
-                "`early_stopping=True`, or `checkpoint_dir`."
-            )
-        folder = None if checkpoint_dir is None else check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
-        partition = None
-        if start is not None:
-            if self.is_trained_:
-                raise ValueError("`start` is for the first call of `train`; a trained model goes on from where it is.")
-            partition = check.check_start(start, self.adata.n_obs)
-        if load_sparse_tensor:
-            raise ValueError("`load_sparse_tensor` is not needed: counts are loaded sparse. Leave it out.")
-        trainer_kwargs |= _fit.options_of_processes(trainer_kwargs.get("strategy"), early_stopping)
-        check.check_split(train_size, validation_size, early_stopping, self.adata.n_obs)
-        indexing = (datasplitter_kwargs or {}).get("external_indexing")
-        check_split_of_rows(indexing, self.adata.n_obs)
-        if indexing is not None and (train_size is not None or validation_size is not None):
-            raise ValueError("`external_indexing` splits the cells. Leave out `train_size` and `validation_size`.")
-        n_val = n_validation(self.adata.n_obs, train_size, validation_size, early_stopping, indexing)
-        if early_stopping and not n_val:
-            raise ValueError("`early_stopping` needs validation cells: a second array in `external_indexing`.")
-        n_train = self.adata.n_obs - n_val if train_size is None else math.ceil(train_size * self.adata.n_obs)
-        check_limits(trainer_kwargs, max_epochs, batch_size, n_train, n_val)
+        request = call.checked(
+            self.adata.n_obs, self._training_plan_cls, self.module.likelihood, trained=self.is_trained_
+        )
         if self.embedding_is_fixed_:
             warnings.warn(_fit.FIXED_EMBEDDING, UserWarning, stacklevel=2)
-        if train_size is None and not early_stopping and not indexing:
-            train_size = 1.0 - (validation_size or 0.0)
-        if folder is not None and _fit.is_first_process(trainer_kwargs.get("strategy")):
-            _fit.check_no_run(folder)
-        defaults: dict[str, Any] = {"estimator": self.estimator}
-        n_clusters = self.init_params_["non_kwargs"]["n_components"]
-        labels, arguments = names_of_labels(self.registry_), self.registry_[SETUP_ARGS_KEY]
-        if labels and n_clusters is None and (label_codes(self.adata_manager) < 0).any():
-            defaults |= FROM_LABELS
-        if self.is_trained_:
-            defaults |= dict.fromkeys(("warmup_fraction", "neighbor_ramp_fraction", "repulsion_ramp_fraction"), 0.0)
-        options = TrainingOptions.of(defaults | plan_kwargs)
-        learned = not self.is_query_ and options.position_weight > 0
+        request.claim_folder()
+        defaults = default_options(self.adata_manager, self.estimator, self._n_components, self.is_trained_)
+        options = TrainingOptions.of(defaults | request.plan_kwargs)
         prepared = prepare(
             self.module,
             self.adata_manager,
             first=not self.is_trained_,
-            partition=partition,
-            n_clusters=n_clusters,
+            partition=request.partition,
+            n_clusters=self._n_components,
             with_graph=options.neighbor_weight > 0,
-            spatial_key=arguments.get("spatial_key") if learned else None,
+            with_positions=options.position_weight > 0 and not self.is_query_,
+            with_fingerprint=request.folder is not None,
             held_out=self.held_out_,
         )
         self.held_out_ = prepared.held_out
         if prepared.start is not None:
             self.starting_partition_ = prepared.start.partition
-            self.clusters_ = Clusters.of(range(prepared.start.n_components), labels)
-        with_positions = prepared.data.positions is not None
-        if with_positions:
-            defaults |= WITH_POSITIONS
-        if max_epochs is None:
-            max_epochs = default_epochs(self.adata.n_obs, batch_size, with_positions)
-        if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_patience", max(5, round(max_epochs / 10)))
-        fit = {
-            "max_epochs": max_epochs,
-            "accelerator": accelerator,
-            "devices": devices,
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "shuffle_set_split": shuffle_set_split,
-            "batch_size": batch_size,
-            "early_stopping": early_stopping,
-            "datasplitter_kwargs": {
-                "as_counts": self._has_counts,
-                **(datasplitter_kwargs or {}),
-            },
-            "plan_kwargs": defaults | plan_kwargs | {"data": prepared.data},
-            **trainer_kwargs,
-        }
-        self._fit(fit, quiet, folder, checkpoint_every)
+            self.clusters_ = Clusters.of(range(prepared.start.n_components), names_of_labels(self.registry_))
+        arguments = request.arguments(prepared.data, defaults, self.module.likelihood.takes_counts)
+        self._fit(arguments, quiet, request.folder, checkpoint_every, prepared.cells)
 
-    def _fit(self, arguments: dict, quiet: bool, folder, every: int, resumed: Run | None = None) -> None:
-        """Train with scvi-tools, then make clusters, also if the run was stopped.
-
-        Parameters
-        ----------
-        arguments
-            Arguments of scvi-tools' ``train``.
-        quiet
-            Argument of :meth:`train`.
-        folder, every
-            Its ``checkpoint_dir``, an existing folder or ``None``, and ``checkpoint_every``.
-        resumed
-            Run that ``arguments`` resume; ``None`` for a new one.
-        """
-        was_trained, guard = self.is_trained_, SafeStop("early_stopping_warmup_epochs" in arguments)
-        self.tree_ = None  # that of an earlier run is not one of its checkpoints
+    def _fit(
+        self,
+        arguments: dict,
+        quiet: bool,
+        folder: Path | None,
+        every: int,
+        cells: str | None = None,
+        resumed: Run | None = None,
+    ) -> None:
+        """Train with scvi-tools, then make clusters, also if the run was stopped; see :class:`rmve.model._fit.Fit`."""
+        was_trained, self.tree_ = self.is_trained_, None  # the tree of an earlier run is not one of its checkpoints
         if not self.embedding_is_fixed_:
             self.reference_ = None  # cells have moved
-        history = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
-        checkpoints = None
-        if folder is not None:
-            known = self.adata_manager, self.module, history, self._describe, resumed
-            checkpoints = _fit.checkpoint_writer(folder, every, arguments, guard, *known)
+        before = dict(self.history_) if was_trained and isinstance(self.history_, dict) else {}
+        fit = _fit.Fit.of(arguments, folder, every, cells, self.module, before, self._describe, resumed)
         if not self.is_query_:  # a trained model is in evaluation mode, in which Lightning would leave it
             self.module.train()
         try:
-            with _fit.quietly(quiet):
-                super().train(**_fit.trainer_arguments(arguments, guard, checkpoints, resumed is not None, quiet))
+            fit.run(super().train, quiet)
         finally:
             self.module.eval()  # an error leaves it in training mode
-        logged = getattr(self.trainer.logger, "history", None)
-        if isinstance(logged, dict):
-            self.history_: dict[str, pd.DataFrame] | None = _fit.continued(history, logged, guard.first)
-        self.is_trained_: bool = was_trained or guard.failure is None or guard.n_epochs > 0
+        history = fit.history(getattr(self.trainer.logger, "history", None))
+        if history is not None:
+            self.history_: dict[str, pd.DataFrame] | None = history
+        self.is_trained_: bool = was_trained or fit.has_learned
         if self.is_trained_ and not self.is_query_:  # clusters of new cells are the reference's
             self._choose_level()
             if arguments["plan_kwargs"]["data"].positions is not None:
                 self.fit_spatial_map()
-        if guard.stopped:
-            raise _fit.stopped_error(guard, arguments["max_epochs"], self.is_trained_, folder)
-        if checkpoints is None:
-            return
-        _fit.check_checkpoints(checkpoints, folder)
-        if self.trainer.is_global_zero:
-            self.save(folder, overwrite=True)
-            _fit.end_run(folder)
-        if dist.is_initialized():
-            dist.barrier()  # the model is there for all
+        fit.end(self.trainer, partial(self.save, overwrite=True), self.is_trained_)
 
     @classmethod
     def resume(
@@ -456,34 +362,13 @@ class RMVE(RMVEBase):
         >>> model = rmve.RMVE.resume("run", adata)  # after a crash  # doctest: +SKIP
         """
         folder = check.get_folder("checkpoint_dir", checkpoint_dir).absolute()
-        if (folder / JSON_FILE).is_file() and not (folder / RUN_FILE).is_file():
+        if _resume.is_over(folder):
             model = cls.load(folder, adata=adata, accelerator=accelerator)
             _fit.end_run(folder)  # of a process that was killed when all was done
             return model
-        run, digest = read_run(folder, cls._training_plan_cls)
-        checkpoint = _fit.last_checkpoint(folder)
-        check.check_anndata(adata)
-        plan_kwargs = check_options(cls._training_plan_cls, plan_kwargs, trainer_kwargs, of_the_run=True)
-        check.check_flag("quiet", quiet)
-        check.check_device(accelerator, devices)
-        distributed = use_distributed_sampler(trainer_kwargs.get("strategy"))
-        check.check_processes(accelerator, devices, distributed, trainer_kwargs.get("num_nodes", 1))
-        options = _fit.resumed_options(folder, run, plan_kwargs, trainer_kwargs)
-        file = _fit.read_trainer_file(folder, checkpoint, digest)
-        alone = cls.load(checkpoint, adata=False, accelerator="cpu")
-        state = _fit.read_state(checkpoint, file, run, alone.module)
-        _fit.check_same_cells(folder, run, adata, alone.registry_[SETUP_ARGS_KEY])
-        model = cls.load(checkpoint, adata=adata, accelerator=accelerator)
-        every = options.pop("checkpoint_every")
-        arguments = options | {
-            "accelerator": accelerator,
-            "devices": devices,
-            "ckpt_path": str(checkpoint / TRAINER_FILE),
-            "plugins": [*_fit.as_list(options.get("plugins")), TrainerState(state)],
-            "datasplitter_kwargs": options["datasplitter_kwargs"] | {"external_indexing": run.split},
-            "plan_kwargs": options["plan_kwargs"] | plan_kwargs | {"data": run.data},
-        }
-        model._fit(arguments, quiet, folder, every, run)
+        found = _resume.read_resumption(folder, adata, cls, accelerator, devices, quiet, plan_kwargs, trainer_kwargs)
+        model = cls.load(found.checkpoint, adata=adata, accelerator=accelerator)
+        model._fit(found.arguments, quiet, folder, found.every, resumed=found.run)
         return model
 
     # -------------------------------------------------------------- clusters
@@ -493,6 +378,7 @@ class RMVE(RMVEBase):
         cells = self._validate_anndata() if cells is None else cells
         return encode(self.module, self.get_anndata_manager(cells, required=True), rows, batch_size)
 
+    @documented
     def predict(
         self,
         adata: AnnData | None = None,
@@ -505,14 +391,11 @@ class RMVE(RMVEBase):
 
         Parameters
         ----------
-        adata
-            Cells; ``None`` is the training data.
+        %(adata)s
         soft
             Whether to return probabilities instead of the most probable cluster.
-        indices
-            Rows of ``adata``, or a mask; ``None`` is all.
-        batch_size
-            Cells in a mini-batch.
+        %(indices)s
+        %(batch_size)s
         unknown
             Name for cells unlike any training cell, those whose :meth:`get_novelty` is above
             :data:`rmve.novelty.UNKNOWN`; ``None`` names all cells by their cluster.
@@ -576,13 +459,13 @@ class RMVE(RMVEBase):
 
     # ------------------------------------------- what is new, names and genes
 
+    @documented
     def get_novelty(self, adata: AnnData | None = None) -> pd.Series:
         """How unlike all training cells each cell is.
 
         Parameters
         ----------
-        adata
-            Cells; ``None`` is the training data.
+        %(adata)s
 
         Returns
         -------
@@ -609,17 +492,12 @@ class RMVE(RMVEBase):
         return self._novelty(cells, self._posterior(cells))
 
     def _training_cells(self, posterior: Posterior | None = None) -> _novelty.Reference | None:
-        """Training cells to compare others with, kept for as long as the components are the same.
-
-        Parameters
-        ----------
-        posterior
-            Posterior of the training cells, if it is there already.
-        """
+        """Training cells to compare others with, kept for as long as the components are the same."""
         if self.reference_ is None and self.adata is not None and not self.is_query_:
-            rows = sample_rows(self.adata.n_obs)
+            rows, manager = sample_rows(self.adata.n_obs), self.adata_manager
             part = self._posterior(rows=rows) if posterior is None else posterior[rows]
-            self.reference_ = _novelty.Reference.fit(self._matrix(self.adata), rows, part, self._target_sum, self.tree)
+            target_sum = median_total(manager) if self.module.likelihood.takes_counts else None
+            self.reference_ = _novelty.Reference.fit(matrix_of(manager), rows, part, target_sum, self.tree)
         return self.reference_
 
     def _novelty(self, cells: AnnData, posterior: Posterior, rows=None) -> pd.Series:
@@ -627,21 +505,10 @@ class RMVE(RMVEBase):
         training = posterior if rows is None and cells is self.adata else None
         reference = _novelty.require_reference(self._training_cells(training))
         index = cells.obs_names if rows is None else cells.obs_names[rows]
-        return reference.novelty(self._matrix(cells), posterior, index, rows)
+        matrix = matrix_of(self.get_anndata_manager(cells, required=True))
+        return reference.novelty(matrix, posterior, index, rows)
 
-    def _matrix(self, cells: AnnData):
-        """Matrix of values of cells."""
-        return check.get_matrix(cells, self.registry_[SETUP_ARGS_KEY].get("layer"))
-
-    @property
-    def _has_counts(self) -> bool:
-        return self.module.likelihood.takes_counts
-
-    @property
-    def _target_sum(self) -> float | None:
-        """Median total of the training cells, which their counts are normalised to; ``None`` for other values."""
-        return float(np.median(self.adata_manager.values.totals)) if self._has_counts else None
-
+    @documented
     def get_markers(self, n: int = 10) -> pd.DataFrame:
         """Genes that mark each cluster, in the training data.
 
@@ -664,8 +531,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        RuntimeError
-            If the model is not trained, or has no data.
+        %(not_trained_on_data)s
         ValueError
             If there is one cluster only.
 
@@ -680,13 +546,10 @@ class RMVE(RMVEBase):
         """
         self._check_if_trained()
         check.check_positive_int("n", n)
-        cells = self._validate_anndata(None)
-        rows = sample_rows(cells.n_obs)
-        labels = self.predict(indices=rows)
-        values, _ = _novelty.read_expression(self._matrix(cells), rows, self._target_sum)
-        to_mean = np.expm1 if self._has_counts else None
-        return marker_table(values, labels.cat.codes.to_numpy(), self.clusters_.names, self.var_names_, n, to_mean)
+        self._validate_anndata()
+        return _genes.markers(self.module, self.adata_manager, self.clusters_, n)
 
+    @documented
     def rename_clusters(self, names: Mapping[str, str]) -> None:
         """Give names to clusters.
 
@@ -700,8 +563,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        KeyError
-            If there is no cluster of a name.
+        %(no_cluster)s
         ValueError
             If two clusters would have one name.
 
@@ -710,15 +572,15 @@ class RMVE(RMVEBase):
         >>> model.rename_clusters({"0": "T cells", "1": "B cells"})  # doctest: +SKIP
         """
         self._check_if_trained()
-        old = self.clusters_
-        self.clusters_ = replace(old, names=tuple(renamed(old.names, names)))
-        active, given = self.tree.active.tolist(), dict(self.given_names_)
-        for number, (before, now) in enumerate(zip(old.names, self.clusters_.names, strict=True)):
+        old, given = self.clusters_, dict(self.given_names_)
+        self.clusters_ = old.renamed(names)
+        for before, now in zip(old.names, self.clusters_.names, strict=True):
             if before in names:
                 given.pop(before, None)
-                given[now] = [k for k in active if old.of_component[k] == number]
+                given[now] = old.components_of(before, self.tree.active)
         self.given_names_ = given
 
+    @documented
     def get_gene_programmes(self, n: int = 10) -> pd.DataFrame:
         """Genes that each latent dimension stands for.
 
@@ -736,8 +598,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        RuntimeError
-            If the model is not trained, or has no data.
+        %(not_trained_on_data)s
 
         Notes
         -----
@@ -751,24 +612,19 @@ class RMVE(RMVEBase):
         self._check_if_trained()
         check.check_positive_int("n", n)
         cells = self._validate_anndata()
-        rows = sample_rows(cells.n_obs, MAX_CELLS)
-        steps = np.diag(self._posterior(cells, rows).latent.std(0))
-        change = change_along(self.module, self._make_data_loader(cells, indices=rows, batch_size=512), steps)
-        weight = None
-        if self._has_counts:
-            weight = np.sqrt(np.asarray(read_rows(self._matrix(cells), rows).mean(axis=0)).ravel())
-        return programme_table(change, np.asarray(self.var_names_, dtype=object), n, weight)
+        load = partial(self._make_data_loader, cells, batch_size=512)
+        return _genes.programmes(self.module, self.adata_manager, load, n)
 
     # ---------------------------------------------------------------- levels
 
     @property
+    @documented
     def tree(self) -> MergeTree:
         """Merges of the components; made at the end of training, and from a checkpoint when it is asked for.
 
         Raises
         ------
-        RuntimeError
-            If the model is not trained.
+        %(not_trained)s
         """
         self._check_if_trained()
         if self.tree_ is None:
@@ -777,7 +633,19 @@ class RMVE(RMVEBase):
 
     def _find_levels(self, posterior: Posterior) -> MergeTree:
         """Merges of the components, from the posterior of the training cells."""
-        return find_levels(self.module, self.adata_manager, posterior, len(names_of_labels(self.registry_)))
+        n_known = len(names_of_labels(self.registry_))
+        return _levels.find_levels(self.module, self.adata_manager, posterior, n_known)
+
+    def _clusters_at(self, n_clusters: int, posterior: Posterior) -> Clusters:
+        """Clusters of a level, from the posterior of the training cells."""
+        distance, labels = _tables.separations(self.module.mixture), names_of_labels(self.registry_)
+        return _levels.clusters_at(n_clusters, self.tree, posterior.assigned, distance, labels, self.given_names_)
+
+    def _choose_level(self) -> None:
+        """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
+        posterior = self._posterior()
+        self.tree_ = self._find_levels(posterior)
+        self.clusters_ = self._clusters_at(_levels.number_after_training(self.tree_, self._n_components), posterior)
 
     def get_merge_tree(self) -> pd.DataFrame:
         """All merges from the components that hold cells down to one cluster.
@@ -833,55 +701,11 @@ class RMVE(RMVEBase):
         ValueError
             If there is no level with ``n_clusters``.
         """
-        tree = self.tree
-        if n_clusters is None:
-            n_clusters = tree.n_finest
-        elif n_clusters == "auto":
-            n_clusters = tree.n_default
-        else:
-            check.check_positive_int("n_clusters", n_clusters)
-            if n_clusters > tree.n_finest:
-                raise ValueError(
-                    f"`n_clusters={n_clusters}` is more than the {tree.n_finest} clusters of the finest level. Train with "
-                    f"`n_components={n_clusters}`, or divide clusters with `model.subcluster()`."
-                )
-        posterior = self._posterior()
-        distance = _tables.separations(self.module.mixture)
-        self.clusters_ = self._clusters_at(n_clusters, posterior.assigned, distance)
-        assert self.adata is not None  # its posterior was read
-        return self.clusters_.labels(posterior.assignment, self.adata.obs_names)
+        number, posterior = _levels.number_of_clusters(self.tree, n_clusters), self._posterior()
+        self.clusters_ = self._clusters_at(number, posterior)
+        return self.clusters_.labels(posterior.assignment, self._validate_anndata().obs_names)
 
-    def _clusters_at(self, n_clusters: int, assigned: np.ndarray, distance: np.ndarray) -> Clusters:
-        """Clusters of a level, numbered by size on the training data.
-
-        Parameters
-        ----------
-        n_clusters
-            Number of clusters of the level.
-        assigned
-            Component of each training cell, shape ``(n,)``.
-        distance
-            Distance of each pair of components, shape ``(K, K)``.
-        """
-        labels = names_of_labels(self.registry_)
-        clusters = Clusters.by_size(assigned, self.tree.cut(n_clusters), distance, labels)
-        return clusters.named(self.given_names_, self.tree.active)
-
-    def _choose_level(self) -> None:
-        """Find the levels of a model that was just trained, and use the default one, or that of ``n_components``."""
-        posterior = self._posterior()
-        self.tree_ = tree = self._find_levels(posterior)
-        n_clusters = self.init_params_["non_kwargs"]["n_components"] or tree.n_default
-        if n_clusters > tree.n_finest:
-            warnings.warn(
-                f"`n_components={n_clusters}` clusters were asked for, and the cells support {tree.n_finest}. Lower "
-                "`plan_kwargs={'repulsion_weight': ...}` for finer clusters.",
-                stacklevel=2,
-            )
-        n_clusters = min(max(n_clusters, tree.n_coarsest), tree.n_finest)
-        distance = _tables.separations(self.module.mixture)
-        self.clusters_ = self._clusters_at(n_clusters, posterior.assigned, distance)
-
+    @documented
     def subcluster(
         self, clusters: str | Sequence[str] | None = None, adata: AnnData | None = None, **train_kwargs
     ) -> pd.Series:
@@ -906,8 +730,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        KeyError
-            If there is no cluster of a name.
+        %(no_cluster)s
         ValueError
             If ``adata`` lacks training cells.
 
@@ -916,33 +739,25 @@ class RMVE(RMVEBase):
         >>> adata.obs["fine"] = model.subcluster(["0", "3"])  # doctest: +SKIP
         """
         labels = self.predict()
-        names = labels.cat.categories.tolist()
-        chosen = names if clusters is None else [clusters] if isinstance(clusters, str) else list(clusters)
-        unknown = [name for name in chosen if name not in names]
-        if unknown:
-            raise KeyError(f"There is no cluster {unknown[0]!r}. The clusters are {', '.join(map(repr, names))}.")
-        cells = self.adata if adata is None else adata
-        assert cells is not None  # `predict` has read them
+        chosen = choose(labels.cat.categories.tolist(), clusters)
+        cells = self._validate_anndata() if adata is None else adata
         check.check_structures(cells)
-        missing = labels.index.difference(cells.obs_names)
-        if len(missing):
-            raise ValueError(f"`adata` lacks {len(missing)} training cells, for example {missing[0]!r}.")
+        places = places_of(labels.index, cells)
         if cells.is_view and cells.isbacked:
             cells = cells.to_memory()
-        places = None if adata is None else cells.obs_names.get_indexer(labels.index)
-        arguments = self.registry_[SETUP_ARGS_KEY]
-        options = {name: arguments.get(name) for name in SUBCLUSTER_SETUP}
-        kwargs = self.init_params_["non_kwargs"] | {"n_components": None}
+        setup = {name: self.registry_[SETUP_ARGS_KEY].get(name) for name in SUBCLUSTER_SETUP}
+        options = self.init_params_["non_kwargs"] | {"n_components": None}
 
         def cluster(part: AnnData) -> pd.Series:
-            type(self).setup_anndata(part, **options)
-            model = type(self)(part, **kwargs)
+            type(self).setup_anndata(part, **setup)
+            model = type(self)(part, **options)
             model.train(**({"quiet": True} | train_kwargs))
             return model.predict()
 
-        return divide(labels, chosen, cells, arguments.get("layer"), cluster, places)
+        return divide(labels, chosen, cells, setup["layer"], cluster, None if adata is None else places)
 
     @classmethod
+    @documented
     def stability(
         cls,
         adata: AnnData,
@@ -961,10 +776,8 @@ class RMVE(RMVEBase):
             Number of runs.
         seeds
             Seed of each run; ``None`` is ``0, 1, ...``.
-        train_kwargs
-            Passed to :meth:`train`.
-        **model_kwargs
-            Passed to :class:`RMVE`.
+        %(train_kwargs)s
+        %(model_kwargs)s
 
         Returns
         -------
@@ -998,6 +811,7 @@ class RMVE(RMVEBase):
 
     # ----------------------------------------------------------------- space
 
+    @documented
     def fit_spatial_map(
         self,
         adata: AnnData | None = None,
@@ -1024,8 +838,7 @@ class RMVE(RMVEBase):
         scheme
             How the map is judged, if the model did not learn these positions: see :func:`rmve.spatial.cross_validate`.
             If it did, the cells whose positions it did not learn judge it: the tenth that was held out of training.
-        group_key
-            Column of ``adata.obs`` with the groups of ``scheme="groups"``: donors, sections.
+        %(group_key)s
 
         Returns
         -------
@@ -1056,13 +869,13 @@ class RMVE(RMVEBase):
         )
         return self.spatial_map_
 
+    @documented
     def map_to_space(self, adata: AnnData | None = None) -> pd.DataFrame:
         """Predicted coordinates of each cell.
 
         Parameters
         ----------
-        adata
-            Cells; ``None`` is the training data.
+        %(adata)s
 
         Returns
         -------
@@ -1072,13 +885,13 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        RuntimeError
-            If there is no map: the model was trained without positions, and :meth:`fit_spatial_map` was not called.
+        %(no_map)s
         """
         spatial_map = _places.require_map(self.spatial_map_)
         cells = self._validate_anndata(adata)
         return _places.place(spatial_map, self._posterior(cells), cells.obs_names)
 
+    @documented
     def get_spatial_genes(self, batch_size: int | None = None) -> pd.DataFrame:
         """How each gene changes along each axis of space: the linear map, followed back through the decoder.
 
@@ -1088,8 +901,7 @@ class RMVE(RMVEBase):
 
         Parameters
         ----------
-        batch_size
-            Cells in a mini-batch.
+        %(batch_size)s
 
         Returns
         -------
@@ -1098,8 +910,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        RuntimeError
-            If there is no map.
+        %(no_map)s
         """
         spatial_map = _places.require_map(self.spatial_map_)
         cells = self._validate_anndata()
@@ -1107,6 +918,7 @@ class RMVE(RMVEBase):
         return _places.genes_along_axes(self.module, spatial_map, self._posterior(cells), loader, cells.var_names)
 
     @classmethod
+    @documented
     def cross_validate_positions(
         cls,
         adata: AnnData,
@@ -1125,12 +937,9 @@ class RMVE(RMVEBase):
             dissociated cells beside a spatial reference.
         scheme, n_folds
             As in :func:`rmve.spatial.cross_validate`.
-        group_key
-            Column of ``adata.obs`` with the groups of ``scheme="groups"``.
-        train_kwargs
-            Arguments of :meth:`train`.
-        **model_kwargs
-            Arguments of :class:`RMVE`.
+        %(group_key)s
+        %(train_kwargs)s
+        %(model_kwargs)s
 
         Returns
         -------
@@ -1155,6 +964,7 @@ class RMVE(RMVEBase):
 
     # --------------------------------------------------------------- results
 
+    @documented
     def annotate(self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, levels: Sequence[int] = ()) -> None:
         """Write the results into ``adata``: the one method that does.
 
@@ -1175,8 +985,7 @@ class RMVE(RMVEBase):
 
         Raises
         ------
-        RuntimeError
-            If the model is not trained.
+        %(not_trained)s
         ValueError
             If ``adata`` is a view or does not fit the model, or one of the names made from ``key_added`` holds something
             that RMVE did not write, or that the model reads.
@@ -1195,45 +1004,21 @@ class RMVE(RMVEBase):
         results = _results.cell_results(posterior, self.clusters_, adata.obs_names, names)
         if self._training_cells(None if self.adata is None else training) is not None:
             results.obs[names.novelty] = self._novelty(cells, posterior).set_axis(adata.obs_names)
-        distance, assigned = _tables.separations(self.module.mixture), training.assigned
-        results.uns.update(
-            params=_results.parameters(self.init_params_["non_kwargs"], arguments),
-            components=_tables.component_table(training.assignment, distance, self.clusters_),
-            component_means=self.component_means.to_numpy(),
-            component_variances=self.component_variances.to_numpy(),
-            resolutions=self.get_resolutions(),
-            levels=level_names(self.tree, lambda number: self._clusters_at(number, assigned, distance)),
-            level_columns=sorted({*columns, *own_columns(adata, names)}),
-            versions=_results.versions(),
-        )
-        component = pd.Series(posterior.assigned, index=adata.obs_names).astype(str)
-        results.obs[names.finest] = component.astype("category")
-        sizes = results.uns["components"]["n_cells"].to_numpy()
-        results.obs.update({name: labels_at(results.uns["levels"], sizes, component, n) for name, n in columns.items()})
+        known = training, self.module.mixture, self.clusters_, self.tree
+        at = partial(self._clusters_at, posterior=training)
+        results.uns.update(_results.model_results(self.init_params_["non_kwargs"], arguments, *known, at))
+        results.uns["level_columns"] = sorted({*columns, *own_columns(adata, names)})
+        results.add_levels(names, pd.Series(posterior.assigned, index=adata.obs_names), columns)
         if smap is not None:
-            placed = _results.place_results(_places.place(smap, posterior, adata.obs_names), names)
-            results.obs.update(placed.obs)
-            results.obsm.update(placed.obsm)
-            results.uns["spatial_map"] = smap.to_dict()
+            results.add_places(names, _places.place(smap, posterior, adata.obs_names), smap)
             if self.adata is not None:
                 results.uns["spatial_genes"] = self.get_spatial_genes()
             if len(self.held_out_):
-                known = _places.identify_cells(adata, arguments.get("spatial_key"))
-                results.uns["held_out"] = adata.obs_names[self.held_out_.rows(known)].to_numpy(dtype=str)
+                known_cells = _places.identify_cells(adata, arguments.get("spatial_key"))
+                results.uns["held_out"] = adata.obs_names[self.held_out_.rows(known_cells)].to_numpy(dtype=str)
         results.write(adata, names)
 
     def __repr__(self) -> str:
-        options = self.init_params_["non_kwargs"]
-        size = "no data" if self.adata is None else f"{self.adata.n_obs:,} cells, {self.adata.n_vars:,} genes"
-        if not self.is_trained_:
-            state = "not trained: call `model.train()`"
-        else:
-            state = f"{self.n_clusters} cluster{'s' * (self.n_clusters != 1)} of {self.module.n_components} components"
-            state += f": {', '.join(self.clusters_.names[:8])}{', ...' * (self.n_clusters > 8)}"
-        keys = {k: self.registry_[SETUP_ARGS_KEY].get(k) for k in _results.NOTED}
-        given = {"gene_likelihood": self.gene_likelihood, "n_latent": options["n_latent"]} | keys
-        text = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
-        lines = [f"{type(self).__name__} on {size}", state, text]
-        if self.spatial_map_ is not None:
-            lines.append(repr(self.spatial_map_))
-        return "\n    ".join(lines)
+        known = self.clusters_ if self.is_trained_ else None
+        options, arguments = self.init_params_["non_kwargs"], self.registry_[SETUP_ARGS_KEY]
+        return summary(type(self).__name__, self.adata, options, arguments, known, self.spatial_map_)

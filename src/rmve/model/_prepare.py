@@ -15,8 +15,9 @@ from rmve._compat import SETUP_ARGS_KEY
 from rmve.clusters import initialization
 from rmve.clusters._start import Start, find_start
 from rmve.model._encode import encode
+from rmve.model._fingerprint import Fingerprint
 from rmve.model._held_out import HeldOut, identify
-from rmve.model._setup import label_codes, names_of_labels
+from rmve.model._setup import label_codes, matrix_of, names_of_labels
 from rmve.module import RMVEModule
 from rmve.training import TrainingData
 
@@ -40,11 +41,14 @@ class Prepared:
         Cells whose position is held out, and learned.
     start
         Start of the first run; ``None`` for a later one.
+    cells
+        Fingerprint of the cells; ``None`` if it was not asked for.
     """
 
     data: TrainingData
     held_out: HeldOut
     start: Start | None
+    cells: str | None
 
 
 def prepare(
@@ -54,7 +58,8 @@ def prepare(
     partition: np.ndarray | None,
     n_clusters: int | None,
     with_graph: bool,
-    spatial_key: str | None,
+    with_positions: bool,
+    with_fingerprint: bool,
     held_out: HeldOut,
 ) -> Prepared:
     """Prepare a run of training; the first one also gives the module its components and its starting values.
@@ -73,20 +78,24 @@ def prepare(
         Number of clusters that the user asks for; ``None`` if it is to be found.
     with_graph
         Whether training uses a neighbour graph.
-    spatial_key
-        Key of ``adata.obsm`` with positions to learn; ``None`` to learn none.
+    with_positions
+        Whether training learns positions, of the cells that have one.
+    with_fingerprint
+        Whether a later process must know the cells again.
     held_out
         Cells whose position was held out of earlier runs, and learned.
     """
     positions: dict[str, np.ndarray] = {}
-    if spatial_key is not None and spatial_key in manager.adata.obsm:
+    arguments = manager.registry[SETUP_ARGS_KEY]
+    spatial_key, neighbors_key = arguments.get("spatial_key"), arguments.get("neighbors_key")
+    if with_positions and spatial_key is not None and spatial_key in manager.adata.obsm:
         held_out, positions = prepare_positions(module, manager, spatial_key, held_out)
+    fingerprint = Fingerprint(manager.adata) if with_fingerprint else None
     seed = int(torch.randint(2**31 - 1, (1,)))
-    neighbors_key = manager.registry[SETUP_ARGS_KEY].get("neighbors_key")
     labels, n_labels = label_codes(manager), len(names_of_labels(manager.registry))
     points = graph = start = None
     if first or (with_graph and neighbors_key is None):
-        points = principal_components(module, manager, seed, first)
+        points = principal_components(module, manager, seed, first, None if fingerprint is None else fingerprint.add)
     spread = first and partition is None and 0 < (labels >= 0).sum() < len(labels)  # labels spread on the graph
     if spread or (with_graph and neighbors_key is None):
         assert points is not None  # read above in both cases
@@ -107,7 +116,7 @@ def prepare(
     elif neighbors_key is not None:
         graph = initialization.normalize_graph(check.find_graph(manager.adata, neighbors_key))
     data = TrainingData(start=assignment, labelled=labels >= 0, graph=graph, **positions)
-    return Prepared(data, held_out, start)
+    return Prepared(data, held_out, start, None if fingerprint is None else fingerprint.finish(arguments))
 
 
 def prepare_positions(
@@ -151,7 +160,13 @@ def prepare_positions(
     return held_out, {"positions": (positions - center) / scale, "held_out": held_out.rows(cells)}
 
 
-def principal_components(module: RMVEModule, manager: AnnDataManager, seed: int, first: bool) -> np.ndarray:
+def principal_components(
+    module: RMVEModule,
+    manager: AnnDataManager,
+    seed: int,
+    first: bool,
+    watch: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:
     """Principal components of the cells; the first time, the module gets the statistics of the input, too.
 
     Parameters
@@ -164,18 +179,20 @@ def principal_components(module: RMVEModule, manager: AnnDataManager, seed: int,
         Random seed.
     first
         Whether the module has no statistics yet.
+    watch
+        Function that sees each block of rows while these are computed, too.
 
     Returns
     -------
     Array of shape ``(n, p)``.
     """
     arguments = manager.registry[SETUP_ARGS_KEY]
-    x = check.get_matrix(manager.adata, arguments.get("layer"))
+    x = matrix_of(manager)
     size_factor = None
     if arguments.get("size_factor_key") is not None:
         size_factor = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY)).ravel()
     if first:
-        stats = initialization.input_statistics(x, module.likelihood, size_factor, manager.values.totals)
+        stats = initialization.input_statistics(x, module.likelihood, size_factor, manager.values.totals, watch)
         module.set_input_statistics(
             torch.as_tensor(stats.mean),
             torch.as_tensor(stats.sd),

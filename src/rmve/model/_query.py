@@ -6,10 +6,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+from anndata import AnnData
 from scvi.nn import FCLayers
 
 from rmve import _validation as check
 from rmve._compat import freeze_for_query
+from rmve.model._setup import check_new_cells
 from rmve.module import RMVEModule
 
 #: Options of scvi-tools' ``load_query_data`` that say what is left alone, and what they are if they are not given.
@@ -47,6 +50,38 @@ def check_query_options(options: Mapping[str, object]) -> dict[str, bool]:
             )
     check.check_device(options.get("accelerator", "auto"), options.get("device", "auto"), single=True)
     return {name: bool(options.get(name, default)) for name, default in FREEZING.items()}
+
+
+def prepare_cells(
+    adata: AnnData, registry: dict, genes: list[str], likelihood: str, subset: bool, new_batches: bool
+) -> check.Values:
+    """What the values of new cells are like, which get a reference's genes, in its order, if they may be changed.
+
+    Parameters
+    ----------
+    adata
+        New cells.
+    registry, genes, likelihood
+        Registry, genes and ``gene_likelihood`` of the reference.
+    subset
+        Whether to reduce ``adata`` to these genes. It is left as it was if a check fails.
+    new_batches
+        Whether batches may be unknown to the reference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the cells do not fit the reference, or are on disk and would have to be changed.
+    """
+    check.check_anndata(adata)
+    if not subset or adata.var_names.equals(pd.Index(genes)):
+        return check_new_cells(adata, registry, genes, likelihood, new_batches)
+    if adata.isbacked:
+        raise ValueError("`adata` is on disk, where its genes stay as they are. Call `adata.to_memory()` first.")
+    check.check_genes(adata.var_names[adata.var_names.isin(genes)].sort_values(), sorted(genes))
+    values = check_new_cells(adata[:, genes], registry, genes, likelihood, new_batches)
+    adata._inplace_subset_var(genes)
+    return values
 
 
 def check_saved_options(attributes: Mapping[str, Any]) -> None:

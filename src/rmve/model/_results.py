@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -14,8 +14,13 @@ from rmve import _validation as check
 from rmve._keys import Written
 from rmve.clusters._clusters import Clusters
 from rmve.clusters._names import file_names
+from rmve.clusters.levels import MergeTree
+from rmve.model._cut import labels_at, level_names
 from rmve.model._encode import Posterior
 from rmve.model._snapshot import registered_columns
+from rmve.model._tables import component_table, level_table, separations
+from rmve.module._mixture import GaussianMixture
+from rmve.spatial import SpatialMap
 
 #: Packages whose versions are noted.
 PACKAGES = ("rmve", "scvi-tools", "torch", "anndata")
@@ -38,6 +43,38 @@ class Results:
     obs: dict[str, pd.Series] = field(default_factory=dict)
     obsm: dict[str, object] = field(default_factory=dict)
     uns: dict[str, Any] = field(default_factory=dict)
+
+    def add_levels(self, names: Written, component: pd.Series, columns: Mapping[str, int]) -> None:
+        """Add the finest level, from which all others follow, and columns of others.
+
+        Parameters
+        ----------
+        names
+            Names to write.
+        component
+            Component of each cell.
+        columns
+            Number of clusters of each column of ``obs``.
+        """
+        component, sizes = component.astype(str), self.uns["components"]["n_cells"].to_numpy()
+        self.obs[names.finest] = component.astype("category")
+        self.obs.update({name: labels_at(self.uns["levels"], sizes, component, n) for name, n in columns.items()})
+
+    def add_places(self, names: Written, placed: pd.DataFrame, spatial_map: SpatialMap) -> None:
+        """Add predicted coordinates and the map that they come from.
+
+        Parameters
+        ----------
+        names
+            Names to write.
+        placed
+            From :func:`rmve.model._places.place`.
+        spatial_map
+            Map to coordinates.
+        """
+        self.obs[names.spatial_sd] = placed["sd"]
+        self.obsm[names.spatial] = placed.drop(columns="sd").to_numpy()
+        self.uns["spatial_map"] = spatial_map.to_dict()
 
     def write(self, adata: AnnData, names: Written) -> None:
         """Write everything into AnnData, and the checksums by which the next call knows it again."""
@@ -85,9 +122,42 @@ def cell_results(posterior: Posterior, clusters: Clusters, index: pd.Index, name
     )
 
 
-def place_results(placed: pd.DataFrame, names: Written) -> Results:
-    """Predicted coordinates of cells, from :func:`rmve.model._places.place`."""
-    return Results(obs={names.spatial_sd: placed["sd"]}, obsm={names.spatial: placed.drop(columns="sd").to_numpy()})
+def model_results(
+    options: Mapping[str, object],
+    arguments: Mapping[str, object],
+    training: Posterior,
+    mixture: GaussianMixture,
+    clusters: Clusters,
+    tree: MergeTree,
+    at: Callable[[int], Clusters],
+) -> dict[str, Any]:
+    """Entries of ``uns`` that every model has.
+
+    Parameters
+    ----------
+    options, arguments
+        Options of the model, and arguments of its set-up.
+    training
+        Posterior of the training cells.
+    mixture
+        Components.
+    clusters
+        Clusters in use.
+    tree
+        Merges of the components.
+    at
+        Function that returns the clusters of a level, by their number.
+    """
+    distance = separations(mixture)
+    return {
+        "params": parameters(options, arguments),
+        "components": component_table(training.assignment, distance, clusters),
+        "component_means": mixture.mean.detach().cpu().numpy(),
+        "component_variances": mixture.var.detach().cpu().numpy(),
+        "resolutions": level_table(tree, distance, clusters),
+        "levels": level_names(tree, at),
+        "versions": versions(),
+    }
 
 
 def parameters(options: Mapping[str, object], arguments: Mapping[str, object]) -> dict[str, object]:

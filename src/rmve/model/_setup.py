@@ -251,6 +251,16 @@ def label_codes(manager: AnnDataManager) -> np.ndarray:
     return np.where(codes < n_labels, codes, -1)
 
 
+def matrix_of(manager: AnnDataManager):
+    """Matrix of the values of cells, in memory or on disk."""
+    return check.get_matrix(manager.adata, manager.registry[SETUP_ARGS_KEY].get("layer"))
+
+
+def median_total(manager: AnnDataManager) -> float:
+    """Median number of counts of the training cells, which counts are normalised to."""
+    return float(np.median(manager.values.totals))
+
+
 def _fields(arguments: dict) -> list:
     """What scvi-tools registers for arguments of ``setup_anndata``."""
     labels_key, spatial_key = arguments.get("labels_key"), arguments.get("spatial_key")

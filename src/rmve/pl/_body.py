@@ -12,10 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse, PathPatch
 from matplotlib.path import Path
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.body import FRAME, ORGANS
-from rmve.pl._colors import ColorOptions, Limit, Palette
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette
+from rmve.pl._docs import documented
 from rmve.pl._figure import require
 from rmve.pl._panels import Drawn, Look, Names, Panel, draw_cells, draw_panels, read_panels
 
@@ -85,6 +87,7 @@ def draw_body(ax: Axes) -> None:
     ax.set_axis_off()
 
 
+@documented
 def body_map(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -103,6 +106,9 @@ def body_map(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType = GREY,
     sort_order: bool = True,
     title: str | Sequence[str] | None = None,
     ncols: int = 4,
@@ -118,8 +124,7 @@ def body_map(
     adata
         Cells that :meth:`rmve.RMVE.annotate` wrote to, mapped to the frame of :mod:`rmve.body`
         (:func:`rmve.body.add_organ_positions` gives organs their place in it).
-    key
-        Its ``key_added``.
+    %(key)s
     color
         Column of ``adata.obs`` or gene: categories, such as the organ, or numbers; ``None`` is the clusters. A list has a
         panel for each.
@@ -127,48 +132,19 @@ def body_map(
         Key of ``adata.obsm`` with positions in the body; ``None`` is where the model puts the cells.
     names
         Whether to write the name of each category beside the body, with a line to its median.
-    ax
-        Axes to draw on; ``None`` makes a figure. For one panel only.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
-    layer
-        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
-    use_raw
-        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
-    size
-        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
-    cmap
-        Colour map of numbers.
-    palette
-        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
-    vmin, vmax
-        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
-        one for each panel.
-    norm
-        Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
-    sort_order
-        Whether cells with larger numbers lie on top of the others.
-    title
-        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
-    ncols
-        Panels in a row.
-    return_fig
-        Whether to return the figure.
-    kwargs
-        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
+    %(one_panel)s
+    %(colors)s
+    %(na_color)s
+    %(sort_order)s
+    %(panels)s
 
     Returns
     -------
-    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
+    %(drawn)s
 
     Raises
     ------
-    KeyError
-        If a key is missing, or a name is neither a column nor a gene.
-    TypeError
-        If scatter takes no such argument.
+    %(not_found)s
     ValueError
         If the positions are not two-dimensional, or an argument does not fit the panels.
 
@@ -177,7 +153,8 @@ def body_map(
     Cells far outside the body are drawn at the edge of the picture.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, False, kwargs)
-    panels = read_panels(adata, key, color, ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm), look)
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color)
+    panels = read_panels(adata, key, color, options, look)
     basis = basis or Written(key).spatial
     points = np.asarray(require(adata.obsm, "obsm", basis, key), dtype=float)
     if points.ndim != 2 or points.shape[1] != 2:

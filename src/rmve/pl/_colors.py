@@ -16,22 +16,26 @@ from cycler import Cycler
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap, Normalize, is_color_like, to_hex
+from matplotlib.colors import Colormap, ListedColormap, Normalize, is_color_like, to_hex, to_rgba, to_rgba_array
 from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType
 
 from rmve.pl._names import plain
-from rmve.pl._values import find_column, is_number, suggestion
+from rmve.pl._values import find_column, is_number, read_mask, suggestion
 
 #: Colour of cells without a category, and of what is not in focus.
 GREY = "#b8b8b8"
 #: Most categories that are named in a figure.
 MAX_NAMED = 100
-
+#: Name of cells without a category, in legends.
+MISSING = "NA"
 
 #: Limit of a colour scale: a number, a percentile such as ``"p99"``, or a function of the numbers.
 Limit = float | str | Callable[[np.ndarray], float] | None
 #: Colours of categories: the name of a colour map, colours, a dictionary from category to colour, or a cycle.
 Palette = str | Sequence[Any] | Mapping[Any, Any] | Cycler | None
+#: Cells that are coloured: a boolean column of ``adata.obs``, or a boolean for each cell.
+Mask = str | Sequence[bool] | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class ColorOptions:
         Limits of the scale of numbers, or a list with one for each panel.
     norm
         Scale of numbers, in place of limits.
+    groups
+        Categories that are coloured; cells of others count as without a category.
+    mask_obs
+        Cells that are coloured; see :func:`read_mask`. Others count as without a value.
+    na_color
+        Colour of cells without a value.
+    na_in_legend
+        Whether legends name these cells.
     """
 
     layer: str | None = None
@@ -59,6 +71,10 @@ class ColorOptions:
     vmin: Limit | Sequence[Limit] = None
     vmax: Limit | Sequence[Limit] = None
     norm: Normalize | None = None
+    groups: str | Sequence[str] | None = None
+    mask_obs: Mask = None
+    na_color: ColorType = GREY
+    na_in_legend: bool = True
 
     def limits(self, values: np.ndarray, panel: int = 0) -> Normalize:
         """Scale of the numbers of a panel, NaN where missing."""
@@ -102,7 +118,7 @@ class CellColors:
     Attributes
     ----------
     of_cells
-        Colour of each cell, shape ``(n,)`` or ``(n, 4)``.
+        Colour of each cell, shape ``(n, 4)``.
     codes
         Category of each cell, -1 for none, shape ``(n,)``; all -1 for numbers.
     names
@@ -113,6 +129,8 @@ class CellColors:
         Colours of numbers; ``None`` for categories.
     values
         The numbers, NaN where missing or infinite; ``None`` for categories.
+    of_missing
+        Colour of cells without a category in the legend; ``None`` if it does not name them.
     """
 
     of_cells: np.ndarray
@@ -121,6 +139,7 @@ class CellColors:
     of_names: list[str]
     scale: ScalarMappable | None = None
     values: np.ndarray | None = None
+    of_missing: str | None = None
 
     def present(self, among: np.ndarray | slice = slice(None)) -> list[int]:
         """Categories that some of the cells have; none if they are too many to be named."""
@@ -152,6 +171,8 @@ class CellColors:
             return
         style = {"linestyle": "", "marker": "o"}
         dots = [Line2D([], [], color=self.of_names[k], label=self.names[k], **style) for k in self.present(among)]
+        if dots and self.of_missing is not None and (self.codes[among] < 0).any():
+            dots.append(Line2D([], [], color=self.of_missing, label=MISSING, **style))
         if dots:
             style = {"ncols": 1 + len(dots) // 20, "loc": "center left", "bbox_to_anchor": (1, 0.5)}
             legend = ax.legend(handles=dots, frameon=False, fontsize=8, **style)
@@ -179,21 +200,33 @@ def cell_colors(adata: AnnData, name: str, options: ColorOptions | None = None, 
     ------
     KeyError
         If there is neither.
+    ValueError
+        If options do not fit the cells.
     """
     options = options or ColorOptions()
+    if not is_color_like(options.na_color):
+        raise ValueError(f"`na_color={options.na_color!r}` is no colour.")
+    missing = to_hex(options.na_color, keep_alpha=True)
     column = find_column(adata, name, options.layer, options.use_raw)
+    shown = read_mask(adata, options.mask_obs)
     if is_number(column):
         values = column.to_numpy(float, na_value=np.nan)
-        values = np.where(np.isfinite(values), values, np.nan)
-        cmap = plt.get_cmap(options.cmap).with_extremes(bad=GREY)
+        values = np.where(np.isfinite(values) & shown, values, np.nan)
+        cmap = plt.get_cmap(options.cmap).with_extremes(bad=missing)
         scale = ScalarMappable(options.limits(values, panel), cmap)
         of_cells = scale.to_rgba(np.ma.masked_invalid(values))
         return CellColors(of_cells, np.full(len(values), -1), [], [], scale, values)
     column = column.astype("category")
     names = [plain(category) for category in column.cat.categories]
     of_names = palette(adata, name, column.cat.categories, options.palette)
-    codes = column.cat.codes.to_numpy()
-    return CellColors(np.array([*of_names, GREY])[codes], codes, names, of_names)  # code -1 is the last
+    codes = np.where(shown, column.cat.codes, -1)
+    if options.groups is not None:
+        groups = {options.groups} if isinstance(options.groups, str) else set(map(str, options.groups))
+        chosen = np.array([*(str(category) in groups for category in column.cat.categories), False])
+        codes = np.where(chosen[codes], codes, -1)  # code -1 is the last
+    in_legend = options.na_in_legend and to_rgba(missing)[3] > 0
+    of_cells = to_rgba_array([*of_names, missing])[codes]
+    return CellColors(of_cells, codes, names, of_names, of_missing=missing if in_legend else None)
 
 
 def require_column(adata: AnnData, name: str) -> pd.Series:

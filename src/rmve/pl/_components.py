@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import cluster_colors
+from rmve.pl._docs import documented
 from rmve.pl._figure import despine, finish, new_axes, require, row_names
 
 
+@documented
 def components(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -25,16 +27,10 @@ def components(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     ax
         Axes to draw on; ``None`` makes a figure. The distances are drawn on axes inset to its right.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(show)s
 
     Returns
     -------
@@ -42,8 +38,7 @@ def components(
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
 
     Notes
     -----

@@ -13,6 +13,7 @@ from scipy.special import entr
 from rmve._keys import DEFAULT_KEY, Written
 from rmve._validation import check_choice
 from rmve.pl._colors import palette, require_column
+from rmve.pl._docs import documented
 from rmve.pl._figure import despine, finish, new_axes, require
 from rmve.pl._names import plain
 
@@ -21,6 +22,7 @@ SURE = 0.9
 MEASURES = ("confidence", "entropy")
 
 
+@documented
 def confidence(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -33,19 +35,11 @@ def confidence(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     measure
         ``"confidence"``: ``max q(y|x)``; ``"entropy"`` of ``q(y|x)`` over the clusters, in nats: 0 for a cell that is
         sure, 0.69 for one between two clusters, more for one between several.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(figure)s
 
     Returns
     -------
@@ -55,8 +49,7 @@ def confidence(
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
     ValueError
         If there is no such measure.
     """

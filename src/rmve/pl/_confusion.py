@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import require_column
+from rmve.pl._docs import documented
 from rmve.pl._figure import finish, new_axes, require
 from rmve.pl._names import plain
 
@@ -18,6 +19,7 @@ from rmve.pl._names import plain
 MAX_WRITTEN = 600
 
 
+@documented
 def confusion(
     adata: AnnData,
     labels_key: str,
@@ -36,12 +38,7 @@ def confusion(
         Column of ``adata.obs`` with the labels; cells without a label are left out.
     key
         The ``key_added`` of ``annotate``.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(figure)s
 
     Returns
     -------
@@ -50,8 +47,7 @@ def confusion(
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
     ValueError
         If no cell has both a label and a cluster.
     """

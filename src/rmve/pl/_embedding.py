@@ -11,9 +11,11 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.patches import Ellipse
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._colors import GREY, ColorOptions, Limit, Palette, cluster_colors
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette, cluster_colors
+from rmve.pl._docs import documented
 from rmve.pl._figure import despine, mixture_components, require
 from rmve.pl._names import plain
 from rmve.pl._panels import (
@@ -37,6 +39,7 @@ MAX_NAME = 10
 N_SD = 2.0
 
 
+@documented
 def embedding(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -56,6 +59,10 @@ def embedding(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType = GREY,
+    na_in_legend: bool = True,
     sort_order: bool = True,
     frameon: bool | None = None,
     legend_loc: str | None = None,
@@ -72,10 +79,7 @@ def embedding(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     basis
         Key of ``adata.obsm``, with or without ``X_``. ``None``: ``X_umap`` if there is one, otherwise RMVE's embedding.
         Of RMVE's embedding the first two principal components are drawn, of others the first two columns.
@@ -88,59 +92,30 @@ def embedding(
     ellipses
         Whether the mixture's components in use are drawn, too: two standard deviations around their means, which
         hold 86 % of a component's mass on the plane. For RMVE's own embedding only, which is then the default.
-    ax
-        Axes to draw on; ``None`` makes a figure. For one panel only.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
-    layer
-        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
-    use_raw
-        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
-    size
-        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
-    cmap
-        Colour map of numbers.
-    palette
-        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
-    vmin, vmax
-        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
-        one for each panel.
-    norm
-        Scale of numbers, such as :class:`matplotlib.colors.LogNorm`, in place of limits.
-    sort_order
-        Whether cells with larger numbers lie on top of the others.
-    frameon
-        Whether panels have axes and their labels; ``None``: yes.
+    %(one_panel)s
+    %(colors)s
+    %(na_color)s
+    %(na_in_legend)s
+    %(sort_order)s
+    %(frameon)s
     legend_loc
         Where names of categories stand: ``"on data"``, at their medians, moved apart where they would overlap;
         ``"right margin"``; or ``"none"``. ``None``: on the data, unless a name is long.
-    title
-        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
-    ncols
-        Panels in a row.
-    return_fig
-        Whether to return the figure.
-    kwargs
-        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
+    %(panels)s
 
     Returns
     -------
-    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
+    %(drawn)s
 
     Raises
     ------
-    KeyError
-        If a key is missing, or a name is neither a column nor a gene.
-    TypeError
-        If scatter takes no such argument.
+    %(not_found)s
     ValueError
         If the basis has fewer than two columns, or is not RMVE's embedding although ``ellipses`` are asked for; or if an
         argument does not fit the panels.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
-    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color, na_in_legend)
     check_legend(legend_loc)
     names = Written(key)
     panels = read_panels(adata, key, color, options, look)

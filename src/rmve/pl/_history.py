@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from rmve.pl._docs import documented
 from rmve.pl._figure import despine, finish, new_axes
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ CURVES = (
 IN_USE = "n_components"
 
 
+@documented
 def history(
     model_or_history: RMVE | Mapping[str, pd.DataFrame],
     ax: Axes | None = None,
@@ -39,12 +41,7 @@ def history(
     ----------
     model_or_history
         Trained model, or its ``history``.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(figure)s
 
     Returns
     -------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
@@ -87,8 +88,8 @@ def markers(
     axes = plot.get_axes()
     if save is not None:
         plot.fig.savefig(save, dpi=DPI, bbox_inches="tight")
-    if show or (show is None and save is None and _interactive()):
-        plot.show()
+    if show or (show is None and save is None and plt.isinteractive()):
+        plt.show()
         return None
     return axes
 
@@ -96,9 +97,3 @@ def markers(
 def _are_counts(x) -> bool:
     values = x.data if hasattr(x, "data") and not isinstance(x.data, memoryview) else x
     return bool((values[:1000] % 1 == 0).all())
-
-
-def _interactive() -> bool:
-    import matplotlib.pyplot as plt
-
-    return plt.isinteractive()

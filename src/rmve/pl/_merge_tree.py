@@ -15,6 +15,7 @@ from rmve._keys import DEFAULT_KEY, Written
 from rmve.clusters.levels import MIN_CONFUSION
 from rmve.pl._colors import GREY, cluster_colors
 from rmve.pl._components import row_names
+from rmve.pl._docs import documented
 from rmve.pl._figure import CUT, despine, finish, new_axes, require
 from rmve.pl._names import plain
 
@@ -26,6 +27,7 @@ PANEL, GAP = 0.9, 0.12
 DARK = "0.25"
 
 
+@documented
 def merge_tree(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -38,19 +40,13 @@ def merge_tree(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     recommended
         Number of clusters to mark as recommended, for example :attr:`rmve.Stability.recommended`; ``None`` is that of
         the run itself, the default level.
     ax
         Axes to draw on; ``None`` makes a figure. The confusions are drawn on axes inset below it.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(show)s
 
     Returns
     -------
@@ -61,8 +57,7 @@ def merge_tree(
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
     ValueError
         If ``recommended`` is not a number of clusters of the tree.
 

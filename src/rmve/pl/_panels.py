@@ -104,7 +104,8 @@ def read_panels(
     TypeError
         If scatter takes no such argument.
     ValueError
-        If there are no names, several for axes that were given, other than there are titles, or sizes of other cells.
+        If there are no names, several for axes that were given, other than there are titles, sizes of other cells, or
+        groups that are no categories.
     """
     wanted = [color] if color is None or isinstance(color, str) else list(color)
     titles = None if look.title is None else [look.title] if isinstance(look.title, str) else list(look.title)
@@ -127,6 +128,7 @@ def read_panels(
             require(adata.obs, "obs", name, key)
         title = plain(name) + suffix if titles is None else titles[i]
         panels.append(Panel(name, cell_colors(adata, name, colors, i), title))
+    _check_groups(colors.groups, panels)
     return panels
 
 
@@ -198,7 +200,8 @@ def draw_cells(
 ) -> PathCollection:
     """Draw cells as points, without those that have no place.
 
-    Cells lie on each other in random order, so that no cluster hides another; with numbers, larger ones lie on top.
+    Cells lie on each other in random order, so that no cluster hides another, those without a category below; with
+    numbers, larger ones lie on top.
 
     Parameters
     ----------
@@ -218,17 +221,20 @@ def draw_cells(
         Defaults of scatter, which ``look.scatter`` goes before.
     """
     order = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(points).all(1)))
-    if colors.values is not None and look.sort_order:
-        order = order[np.argsort(np.nan_to_num(colors.values[order], nan=-np.inf), kind="stable")]
+    if look.sort_order:
+        height = colors.codes >= 0 if colors.values is None else np.nan_to_num(colors.values, nan=-np.inf)
+        order = order[np.argsort(height[order], kind="stable")]
     total, least, most = sizes
     size = np.clip(total / max(len(order), 1), least, most) if look.size is None else np.asarray(look.size, dtype=float)
     given = dict(look.scatter)
-    alpha = np.multiply(alpha, 1.0 if given.get("alpha") is None else given["alpha"])
+    opacity = np.multiply(alpha, 1.0 if given.get("alpha") is None else given["alpha"])
+    if (colors.of_cells[:, 3] < 1).any():
+        opacity = opacity * colors.of_cells[:, 3]
     style = {"linewidths": 0, "rasterized": True} | style
     if {"linewidth", "lw"} & given.keys():
         del style["linewidths"]
     style |= given | {"s": size[order] if size.size > 1 else size, "c": colors.of_cells[order]}
-    style["alpha"] = alpha[order] if np.ndim(alpha) else float(alpha)
+    style["alpha"] = opacity[order] if np.ndim(opacity) else float(opacity)
     x, y = points[order].T
     return ax.scatter(x, y, **style)
 
@@ -245,6 +251,16 @@ def check_legend(place: str | None) -> None:
     """Raise ValueError unless a legend can stand at a place; ``None`` is the default of a figure."""
     if place is not None:
         check_choice("legend_loc", place, LEGENDS)
+
+
+def _check_groups(groups: str | Sequence[str] | None, panels: Sequence[Panel]) -> None:
+    """Raise ValueError for a group that is a category of no panel."""
+    known = {name for panel in panels for name in panel.colors.names}
+    wanted = [] if groups is None else [groups] if isinstance(groups, str) else list(groups)
+    for group in wanted:
+        if plain(group) not in known:
+            columns = ", ".join(repr(panel.name) for panel in panels)
+            raise ValueError(f"`groups` holds {group!r}, which is no category of {columns}.{suggestion(group, known)}")
 
 
 def _check_scatter(given: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from rmve._keys import SPATIAL_KEY, Written
 from rmve.pl._figure import despine, require
+from rmve.pl._image import image_sections
 from rmve.pl._names import plain
 from rmve.pl._values import suggestion
 
@@ -72,7 +73,7 @@ def read_frame(
     unit
         Of the coordinates; ``None``: pixels of positions on an image, otherwise unknown.
     """
-    on_image = _is_on_image(adata, spatial_key)
+    on_image = bool(image_sections(adata, spatial_key))
     unit = ("pixels" if on_image else "") if unit is None else plain(unit)
     found = [np.asarray(adata.obsm[name], dtype=float) for name in (spatial_key, names.spatial) if name in adata.obsm]
     found = [points for points in found if points.ndim == 2 and points.shape[1] == found[0].shape[1]]
@@ -129,6 +130,36 @@ def judged(adata: AnnData, names: Written, true: np.ndarray) -> tuple[np.ndarray
     return np.flatnonzero(known), "all cells"
 
 
+@dataclass(frozen=True)
+class Judged:
+    """True and predicted positions, and the cells that judge the map.
+
+    Attributes
+    ----------
+    spatial_key
+        Key of ``adata.obsm`` with the true positions.
+    true, predicted
+        Positions of all cells, rows of NaN where unknown.
+    rows
+        Rows of the cells that judge.
+    note
+        What these cells are.
+    """
+
+    spatial_key: str
+    true: np.ndarray
+    predicted: np.ndarray
+    rows: np.ndarray
+    note: str
+
+
+def read_judged(adata: AnnData, names: Written, spatial_key: str | None) -> Judged:
+    """Positions of annotated cells; ``spatial_key`` as given to the figure."""
+    key = find_spatial_key(adata, names, spatial_key)
+    true, predicted = true_positions(adata, key), predicted_positions(adata, names)
+    return Judged(key, true, predicted, *judged(adata, names, true))
+
+
 def two(points: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Two columns; a single coordinate is drawn against zeros."""
     if points.ndim != 2 or max(axes) >= max(points.shape[1], 2):
@@ -165,11 +196,3 @@ def _axis_name(adata: AnnData, spatial_key: str, axis: int) -> str:
     if isinstance(table, pd.DataFrame) and axis < table.shape[1]:
         return plain(table.columns[axis])
     return f"axis {axis}"
-
-
-def _is_on_image(adata: AnnData, spatial_key: str) -> bool:
-    """Whether ``adata.uns`` holds images that positions are pixels of, as scanpy and squidpy store them."""
-    sections = adata.uns.get(spatial_key)
-    return isinstance(sections, Mapping) and any(
-        isinstance(section, Mapping) and "scalefactors" in section for section in sections.values()
-    )

@@ -14,12 +14,14 @@ from scipy.spatial.distance import squareform
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.maths.gaussians import between_components, bhattacharyya
 from rmve.pl._colors import cluster_colors
+from rmve.pl._docs import documented
 from rmve.pl._figure import finish, mixture_components, new_axes, require, row_names
 
 #: Most components for which each cell of the map has its number written into it.
 MAX_NUMBERS = 15
 
 
+@documented
 def separation(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -31,16 +33,8 @@ def separation(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(annotated)s
+    %(figure)s
 
     Returns
     -------
@@ -48,8 +42,7 @@ def separation(
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
 
     Notes
     -----

@@ -10,9 +10,12 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
+from matplotlib.typing import ColorType
 
 from rmve._keys import DEFAULT_KEY, Written
-from rmve.pl._colors import ColorOptions, Limit, Palette
+from rmve.pl._colors import GREY, ColorOptions, Limit, Mask, Palette
+from rmve.pl._docs import documented
+from rmve.pl._image import AUTO, read_image
 from rmve.pl._panels import (
     Drawn,
     Look,
@@ -27,6 +30,7 @@ from rmve.pl._panels import (
 from rmve.pl._positions import find_spatial_key, predicted_positions, read_frame, true_positions, two
 
 
+@documented
 def spatial(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -40,6 +44,11 @@ def spatial(
     *,
     invert_y: bool | None = None,
     unit: str | None = None,
+    img_key: str | None = AUTO,
+    img: np.ndarray | None = None,
+    alpha_img: float = 1.0,
+    library_id: str | None = None,
+    scale_factor: float | None = None,
     layer: str | None = None,
     use_raw: bool | None = None,
     size: float | Sequence[float] | np.ndarray | None = None,
@@ -48,6 +57,10 @@ def spatial(
     vmin: Limit | Sequence[Limit] = None,
     vmax: Limit | Sequence[Limit] = None,
     norm: Normalize | None = None,
+    groups: str | Sequence[str] | None = None,
+    mask_obs: Mask = None,
+    na_color: ColorType | None = None,
+    na_in_legend: bool = True,
     sort_order: bool = True,
     frameon: bool | None = None,
     legend_loc: str | None = None,
@@ -63,83 +76,70 @@ def spatial(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to.
-    key
-        Its ``key_added``.
+    %(annotated)s
     color
         Column of ``adata.obs`` or gene: categories or numbers, such as ``"rmve_spatial_sd"``; ``None`` is the clusters. A
         list has a panel for each.
     predicted
         Whether to draw cells where the linear map puts them, and not where they are.
-    spatial_key
-        Key of ``adata.obsm`` with the true positions; ``None`` is the one that the model was set up with.
+    %(spatial_key)s
     axes
         The two coordinates to draw.
-    ax
-        Axes to draw on; ``None`` makes a figure. For one panel only.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(one_panel)s
     invert_y
         Whether the vertical axis points down, as in an image. ``None``: if ``adata.uns[spatial_key]`` says that positions
         are those of an image, as scanpy and squidpy store it, and the vertical axis is the second coordinate.
-    unit
-        Unit of the coordinates, for the labels. ``None``: pixels of an image, otherwise none.
-    layer
-        Layer with the values of genes; ``None`` is ``adata.raw`` or ``adata.X``.
-    use_raw
-        Whether to take the values of genes from ``adata.raw``. ``None``: if there are any, and no layer is given.
-    size
-        Area of a point in points², or one for each cell. ``None`` follows from the number of cells.
-    cmap
-        Colour map of numbers.
-    palette
-        Colours of categories: the name of a colour map, a list, or a dictionary from category to colour.
-    vmin, vmax
-        Limits of the scale of numbers: a number, a percentile such as ``"p99"``, or a function of the values. A list has
-        one for each panel.
-    norm
-        Scale of numbers, in place of limits.
-    sort_order
-        Whether cells with larger numbers lie on top of the others.
-    frameon
-        Whether panels have axes and their labels; ``None``: yes.
+    %(unit)s
+    img_key
+        Key of the tissue image to draw below the cells, such as ``"hires"``, in
+        ``adata.uns[spatial_key][library_id]["images"]``. ``"auto"``: the image that there is, ``"hires"`` before others;
+        none if ``adata`` holds several sections. ``None``: no image.
+    img
+        Image to draw in place of a stored one.
+    alpha_img
+        Opacity of the image.
+    library_id
+        Section with the image; ``None`` is the only one.
+    scale_factor
+        Pixels of the image in a unit of the coordinates. ``None``: the stored ``tissue_{img_key}_scalef``, 1 for ``img``.
+    %(colors)s
+    na_color
+        Colour of cells without a value; ``None`` is grey, and no colour on an image.
+    %(na_in_legend)s
+    %(sort_order)s
+    %(frameon)s
     legend_loc
         Where names of categories stand: ``"right margin"``, which ``None`` is; ``"on data"``; or ``"none"``.
-    title
-        Title of the panel, or a list with one for each. ``None`` is the name of the column or gene.
-    ncols
-        Panels in a row.
-    return_fig
-        Whether to return the figure.
-    kwargs
-        Further arguments of :meth:`matplotlib.axes.Axes.scatter`, such as ``alpha`` or ``marker``.
+    %(panels)s
 
     Returns
     -------
-    The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
+    %(drawn)s
 
     Raises
     ------
     KeyError
-        If a key is missing, or a name is neither a column nor a gene.
+        If a key or an image is missing, or a name is neither a column nor a gene.
     TypeError
         If scatter takes no such argument.
     ValueError
-        If the positions have no such axes, or an argument does not fit the panels.
+        If the positions have no such axes, several sections have images, or an argument does not fit the panels.
     """
     look = Look(ax, show, save, return_fig, title, ncols, size, sort_order, frameon, kwargs)
-    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm)
     check_legend(legend_loc)
     names = Written(key)
-    panels = read_panels(adata, key, color, options, look, ", predicted" if predicted else "")
     spatial_key = find_spatial_key(adata, names, spatial_key, annotated=False)
+    image = read_image(adata, spatial_key, axes, img_key, img, library_id, scale_factor)
+    if na_color is None:
+        na_color = "none" if image else GREY
+    options = ColorOptions(layer, use_raw, cmap, palette, vmin, vmax, norm, groups, mask_obs, na_color, na_in_legend)
+    panels = read_panels(adata, key, color, options, look, ", predicted" if predicted else "")
     points = two(predicted_positions(adata, names) if predicted else true_positions(adata, spatial_key), axes)
     frame = read_frame(adata, names, spatial_key, axes, invert_y, unit)
 
     def draw(where: Axes, panel: Panel) -> None:
+        if image:
+            image.draw(where, alpha_img)
         draw_cells(where, points, panel.colors, look, (25_000, 1.5, 18))
         if panel.colors.scale is not None or legend_loc in (None, "right margin"):
             panel.colors.legend(where, np.isfinite(points).all(1), inset=len(panels) > 1)

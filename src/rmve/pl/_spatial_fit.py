@@ -13,21 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PathCollection
 from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from rmve._keys import DEFAULT_KEY, Written
 from rmve.pl._colors import GREY, ColorOptions, Limit
+from rmve.pl._docs import documented
 from rmve.pl._figure import despine, finish, new_axes, require
 from rmve.pl._names import plain
-from rmve.pl._positions import (
-    find_spatial_key,
-    judged,
-    mean_steps,
-    predicted_positions,
-    read_frame,
-    true_positions,
-    two,
-)
+from rmve.pl._panels import figure_of
+from rmve.pl._positions import mean_steps, read_frame, read_judged, two
 
 #: Most cells that have an arrow each; of more, arrows are means in squares of a grid.
 MAX_ARROWS = 100
@@ -37,6 +32,7 @@ N_SQUARES = 10
 CMAP = "magma_r"
 
 
+@documented
 def spatial_error(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -54,7 +50,8 @@ def spatial_error(
     vmin: Limit = None,
     vmax: Limit = None,
     title: str | None = None,
-) -> Axes:
+    return_fig: bool | None = None,
+) -> Axes | Figure:
     """Draw how far each cell is from where the linear map puts it.
 
     Drawn are the cells whose position the model did not learn, if there are any: others are placed too well. The limits
@@ -62,55 +59,42 @@ def spatial_error(
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to, with a spatial map.
-    key
-        Its ``key_added``.
-    spatial_key
-        Key of ``adata.obsm`` with the true positions; ``None`` is the one that the model was set up with.
+    %(mapped)s
+    %(spatial_key)s
     axes
         The two coordinates to draw; the error is that of all.
     arrows
         Whether to draw arrows from true to predicted positions. Up to 100 cells have an arrow each. Of more, an arrow is
         the mean of the cells in a square, ten of which span the longer side, and its colour is their mean error: where
         cells are off in all directions, arrows are short and errors are large.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(figure)s
     invert_y
         Whether the vertical axis points down; ``None`` as in :func:`rmve.pl.spatial`.
-    unit
-        Unit of the coordinates, for the labels. ``None``: pixels of an image, otherwise none.
-    size
-        Area of a point in points². ``None`` follows from the number of cells.
+    %(unit)s
+    %(dot_size)s
     cmap
         Colour map of the errors.
     vmin, vmax
         Limits of their scale: a number, a percentile such as ``"p99"``, or a function of the errors.
     title
         Title; ``None`` says which cells are drawn.
+    %(return_fig)s
 
     Returns
     -------
-    The axes.
+    The axes; the figure with ``return_fig=True``.
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
     ValueError
         If the positions have no such axes.
     """
     names = Written(key)
-    spatial_key = find_spatial_key(adata, names, spatial_key)
-    true = true_positions(adata, spatial_key)
-    predicted = predicted_positions(adata, names)
-    rows, note = judged(adata, names, true)
+    found = read_judged(adata, names, spatial_key)
+    true, predicted, rows, note = found.true, found.predicted, found.rows, found.note
     start, end = two(true, axes), two(predicted, axes)
-    frame = read_frame(adata, names, spatial_key, axes, invert_y, unit)
+    frame = read_frame(adata, names, found.spatial_key, axes, invert_y, unit)
     others = np.setdiff1d(np.flatnonzero(np.isfinite(true).all(1)), rows)
     error, starts, ends = np.linalg.norm(true - predicted, axis=1)[rows], start[rows], end[rows]
     label, heading = "error", f"true to predicted, {note}" if arrows else f"error, {note}"
@@ -131,9 +115,11 @@ def spatial_error(
     bar = where.figure.colorbar(scale, ax=where, shrink=0.6, aspect=18, pad=0.02, label=frame.with_unit(label))
     bar.outline.set_visible(False)
     frame.draw(where, heading if title is None else title)
-    return finish(where, ax, show, save)
+    finish(where, ax, show, save)
+    return figure_of(where) if return_fig else where
 
 
+@documented
 def spatial_fit(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -146,52 +132,38 @@ def spatial_fit(
     unit: str | None = None,
     size: float | None = None,
     title: str | None = None,
-) -> Axes:
+    return_fig: bool | None = None,
+) -> Axes | Figure:
     """Draw the predicted against the true position along one axis, with its R².
 
     Drawn are the cells whose position the model did not learn, if there are any.
 
     Parameters
     ----------
-    adata
-        Cells that :meth:`rmve.RMVE.annotate` wrote to, with a spatial map.
-    key
-        Its ``key_added``.
-    axis
-        The coordinate.
-    spatial_key
-        Key of ``adata.obsm`` with the true positions; ``None`` is the one that the model was set up with.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
-    unit
-        Unit of the coordinates, for the labels. ``None``: pixels of an image, otherwise none.
-    size
-        Area of a point in points². ``None`` follows from the number of cells.
+    %(mapped)s
+    %(axis)s
+    %(spatial_key)s
+    %(figure)s
+    %(unit)s
+    %(dot_size)s
     title
         Title; ``None`` is R² and which cells are drawn.
+    %(return_fig)s
 
     Returns
     -------
-    The axes.
+    The axes; the figure with ``return_fig=True``.
 
     Raises
     ------
-    KeyError
-        If a key is missing.
+    %(missing)s
     ValueError
         If the positions have no such axis.
     """
     names = Written(key)
-    spatial_key = find_spatial_key(adata, names, spatial_key)
-    true = true_positions(adata, spatial_key)
-    predicted = predicted_positions(adata, names)
-    rows, note = judged(adata, names, true)
-    x, y = two(true, (axis, axis))[rows, 0], two(predicted, (axis, axis))[rows, 0]
-    name = read_frame(adata, names, spatial_key, (axis, axis), None, unit).labels[0].removeprefix("axis ")
+    found = read_judged(adata, names, spatial_key)
+    x, y = (two(points, (axis, axis))[found.rows, 0] for points in (found.true, found.predicted))
+    name = read_frame(adata, names, found.spatial_key, (axis, axis), None, unit).labels[0].removeprefix("axis ")
     where = new_axes(ax, (4.2, 4.2))
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     margin = 0.05 * (high - low) or 1.0
@@ -199,11 +171,13 @@ def spatial_fit(
     _dots(where, np.column_stack([x, y]), size, c="#3b6fb6", alpha=0.6)
     limits = (low - margin, high + margin)
     where.set(xlabel=f"true {name}", ylabel=f"predicted {name}", aspect="equal", xlim=limits, ylim=limits)
-    where.set_title(f"R² {r2_score(x, y):.2f}, {note}" if title is None else title)
+    where.set_title(f"R² {r2_score(x, y):.2f}, {found.note}" if title is None else title)
     despine(where, "top", "right")
-    return finish(where, ax, show, save)
+    finish(where, ax, show, save)
+    return figure_of(where) if return_fig else where
 
 
+@documented
 def spatial_genes(
     adata: AnnData,
     key: str = DEFAULT_KEY,
@@ -219,18 +193,11 @@ def spatial_genes(
     ----------
     adata
         Training cells that :meth:`rmve.RMVE.annotate` wrote to, with a spatial map.
-    key
-        Its ``key_added``.
-    axis
-        The coordinate.
+    %(key)s
+    %(axis)s
     n_genes
         Number of genes in each direction.
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(figure)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from rmve.pl._docs import documented
 from rmve.pl._figure import CUT, despine, finish, new_axes
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ MAX_WRITTEN = 8
 LINE, BAR = "#0072b2", "0.85"
 
 
+@documented
 def stability(
     stability: Stability,
     ax: Axes | None = None,
@@ -34,10 +36,7 @@ def stability(
         From :meth:`rmve.RMVE.stability`.
     ax
         Axes to draw on; ``None`` makes a figure. The matrix of the runs is drawn on axes inset to its right.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
+    %(show)s
 
     Returns
     -------

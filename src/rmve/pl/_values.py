@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -59,6 +59,36 @@ def find_column(adata: AnnData, name: str, layer: str | None = None, use_raw: bo
     columns = shorten(list(adata.obs.columns), 20) or "none"
     near = suggestion(name, [*adata.obs.columns, *part.var_names])
     raise KeyError(f"{name!r} is neither a column of `adata.obs` nor a gene.{near} The columns: {columns}.")
+
+
+def read_mask(adata: AnnData, mask: str | Sequence[bool] | np.ndarray | None) -> np.ndarray:
+    """Cells that a mask chooses, shape ``(n,)``, as scanpy reads ``mask_obs``.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    mask
+        Boolean column of ``adata.obs``, or a boolean for each cell; ``None`` chooses all.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If the mask is not boolean, or of other cells.
+    """
+    if mask is None:
+        return np.ones(adata.n_obs, dtype=bool)
+    if isinstance(mask, str) and mask not in adata.obs:
+        near = suggestion(mask, adata.obs.columns)
+        raise KeyError(f"`mask_obs={mask!r}` is not a column of `adata.obs`.{near}")
+    values = pd.Series(adata.obs[mask] if isinstance(mask, str) else mask)
+    if not pd.api.types.is_bool_dtype(values):
+        raise ValueError(f"`mask_obs` must be boolean; its values are {values.dtype}.")
+    if len(values) != adata.n_obs:
+        raise ValueError(f"`mask_obs` has {len(values)} entries, and there are {adata.n_obs} cells.")
+    return values.to_numpy(bool, na_value=False)
 
 
 def is_number(column: pd.Series) -> bool:

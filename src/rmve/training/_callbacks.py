@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: Loggers of notes on devices, tips and data loaders.
 CHATTY = (
+    "scvi",
     "lightning.pytorch",
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric",
@@ -245,7 +246,7 @@ class TrainerState(CheckpointIO):
         """Nothing: checkpoints are folders, see :class:`Checkpoints`."""
 
 
-def check_state(state: object, weights: dict[str, torch.Tensor], n_processes: int) -> None:
+def check_state(state: object, weights: Mapping[str, torch.Tensor], n_processes: int) -> None:
     """Raise ValueError unless the state of a trainer has all its parts, and weights of a network's names and shapes.
 
     Another version of PyTorch Lightning writes another state, so that is refused, too.

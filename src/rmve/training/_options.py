@@ -211,6 +211,6 @@ def translated(options: Mapping[str, Any], warn: bool = True) -> dict[str, Any]:
         if name in new:
             raise TypeError(f"{old!r} is the old name of {name!r}: give {name!r} alone.")
         if warn:
-            warnings.warn(f"The option {old!r} is now {name!r}.", FutureWarning, stacklevel=4)
+            warnings.warn(f"The option {old!r} is now {name!r}.", FutureWarning, stacklevel=5)
         new[name] = options[old]
     return new
