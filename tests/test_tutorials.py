@@ -26,7 +26,7 @@ def cells_of(notebook: Path, kind: str) -> list[dict]:
 
 def test_there_are_notebooks():
     """There is something to run."""
-    assert len(NOTEBOOKS) == 7
+    assert len(NOTEBOOKS) == 8
 
 
 @pytest.fixture
@@ -44,6 +44,8 @@ def restore_settings():
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_code_runs(notebook, run_blocks, request, monkeypatch):
     """The cells run one after the other; training is short. Of the digits, which come from a folder, a tenth is taken."""
+    if "datasets.hcl_profiles(" in notebook.read_text(encoding="utf-8"):
+        request.getfixturevalue("atlas_cache")
     if "datasets.mnist(" in notebook.read_text(encoding="utf-8"):
         request.getfixturevalue("mnist_cache")
         mnist = rmve.datasets.mnist
