@@ -39,6 +39,8 @@ FILES = (
     "hashing",
     "scmix_10x",
     "zheng",
+    "heart",
+    "gut",
 )
 #: Labels that are no type.
 NO_TYPE = ("(none)", "Doublet", "Negative")
@@ -117,7 +119,8 @@ def load(name: str) -> Dataset:
 
     ``NAME`` is a file of real data, cut to 2,000 variable genes. Options: ``all`` keeps all genes that are found in at
     least 0.2 % of the cells; ``half`` and ``quarter`` keep a part of the molecules, drawn at random; ``only=TYPE``
-    keeps the cells of one type; ``merged`` scores the sorted CD4 T cells as one type.
+    keeps the cells of one type; ``merged`` scores the sorted CD4 T cells as one type; ``states`` scores the states of heart cells
+    in place of their types.
 
     Simulated: ``simulated:SCENARIO:SEED`` is one of :data:`SCENARIOS`; ``one:KIND:CELLS:DEPTH`` is a single population
     of :data:`ONE`; ``continuum:cloud`` and ``continuum:line`` are cells without types; ``rare:KIND:SHARE:SEED`` is one
@@ -141,6 +144,8 @@ def read(stem: str, options: list[str]) -> ad.AnnData:
     adata = adata[keep].copy()
     if "merged" in options:
         adata.obs["cell_type"] = types[keep].replace(CD4)
+    if "states" in options:
+        adata.obs["cell_type"] = adata.obs["cell_state"].astype(str)
     for option in set(options) & set(DEPTHS):
         adata.X = thin(adata.X, DEPTHS[option])
     return adata

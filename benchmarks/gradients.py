@@ -1,7 +1,7 @@
 """Simulated gradients: cells along one axis, of uneven density and with zeros, placed by RMVE, ridge and kNN.
 
     python benchmarks/gradients.py --kinds uniform,skewed,shallow,ends,zeros,all --seeds 0,1
-    python benchmarks/gradients.py --kinds skewed --methods "rmve,pca + knn" --seeds 0 --name gradients_skewed
+    python benchmarks/gradients.py --methods "rmve weight 20,rmve weight 200" --seeds 0
 
 All methods see the counts of all cells; the positions of a random fifth are hidden, and judge. A tenth of the genes rise or
 fall along the axis, a tenth have a peak at some place, and the others follow two programmes that have nothing to do with it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from unittest.mock import patch
 
 import anndata as ad
@@ -25,6 +26,7 @@ from runs import measured, prepare, run_missing, write_table
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
+from spatial import WEIGHTS
 
 import rmve
 from rmve.spatial import _affine
@@ -40,7 +42,7 @@ NOTES = (
     "of the length of the axis. *uniform*: even density; *skewed*: Beta(.5, 2); *shallow*: the same with a median of 400 counts in place of 1,500; *ends*: seven cells of ten in clumps at the two "
     "ends; *zeros*: even density, and up to eight counts of ten of a gene are lost; *all*: Beta(.5, 2), a clump at the far end, and zeros. "
     "*no error*, *two errors*: what is taken from a slope above one, of the same training; *slope to 1*: no slope is above one, as it "
-    "was up to version 0.1.0. "
+    "was up to version 0.1.0; *weight 20*, *weight 200*: that of positions in training, 50 by default. "
     "*pca*: ten principal components."
 )
 
@@ -115,21 +117,33 @@ def hidden(seed: int) -> np.ndarray:
 Method = Callable[[ad.AnnData, np.ndarray, int], dict[str, np.ndarray]]
 
 
-def run_rmve(adata: ad.AnnData, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """RMVE with its defaults, and its map with other rules for a slope above one."""
+def train_rmve(adata: ad.AnnData, test: np.ndarray, seed: int, plan_kwargs: dict | None = None) -> rmve.RMVE:
+    """RMVE that sees all cells, and the positions of all but some."""
     scvi.settings.seed = seed
     adata = adata.copy()
     adata.obsm["spatial"][test] = np.nan
     rmve.RMVE.setup_anndata(adata, spatial_key="spatial")
     model = rmve.RMVE(adata)
-    model.train(accelerator="cpu", enable_progress_bar=False)
+    model.train(accelerator="cpu", enable_progress_bar=False, plan_kwargs=plan_kwargs)
     scvi.settings.seed = None
+    return model
+
+
+def run_rmve(adata: ad.AnnData, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """RMVE with its defaults, and its map with other rules for a slope above one."""
+    model = train_rmve(adata, test, seed)
     maps = {"": model.map_to_space()["0"].to_numpy()[test]}
     for name, errors in ERRORS.items():
         with patch.object(_affine, "STANDARD_ERRORS", errors):
             model.fit_spatial_map()
         maps[name] = model.map_to_space()["0"].to_numpy()[test]
     return maps
+
+
+def run_weighted(adata: ad.AnnData, test: np.ndarray, seed: int, weight: float) -> dict[str, np.ndarray]:
+    """RMVE with another weight of the positions."""
+    model = train_rmve(adata, test, seed, plan_kwargs={"position_weight": weight})
+    return {"": model.map_to_space()["0"].to_numpy()[test]}
 
 
 def logged(adata: ad.AnnData, n_components: int | None) -> np.ndarray:
@@ -154,6 +168,7 @@ def regressed(regression: Callable, n_components: int | None) -> Method:
 
 METHODS: dict[str, Method] = {
     "rmve": run_rmve,
+    **{f"rmve weight {weight}": partial(run_weighted, weight=weight) for weight in WEIGHTS},
     "ridge": regressed(lambda: RidgeCV(PENALTIES), None),
     "pca + ridge": regressed(lambda: RidgeCV(PENALTIES), N_COMPONENTS),
     "pca + knn": regressed(lambda: KNeighborsRegressor(N_NEIGHBORS), N_COMPONENTS),

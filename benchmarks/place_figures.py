@@ -75,7 +75,7 @@ def atlas() -> Figure:
 def errors() -> Figure:
     """Error of each method on each data set, RMVE with its default weight, random cells left out; the least on top."""
     rows = pd.read_csv(RESULTS / "spatial.csv").dropna(subset="error").fillna({"map": ""})
-    rows = rows[(rows["scheme"] == "folds") & (rows["data"] != "mob") & (rows["method"] != "rmve weight 200")]
+    rows = rows[(rows["scheme"] == "folds") & (rows["data"] != "mob") & ~rows["method"].str.startswith("rmve weight")]
     rows["method"] = (rows["method"] + " " + rows["map"]).str.strip()
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), layout="constrained")
     for ax, name in zip(axes, ("bdtnp", "osmfish", "starmap", "gtex"), strict=True):

@@ -150,6 +150,20 @@ def pbmc3k_cache(tmp_path) -> Path:
 
 
 @pytest.fixture
+def atlas_cache(tmp_path, monkeypatch) -> Path:
+    """Cache for downloads that has the atlases in it; skips where there are none."""
+    folder = Path(os.environ.get("RMVE_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name in ("hcl_profiles", "hca_heart_san_1000", "gut_scp1884_1020"):
+        if not (folder / f"{name}.h5ad").exists():
+            pytest.skip(f"needs {name}.h5ad in the folder that RMVE_DATA names")
+        (cache / f"{name}.h5ad").symlink_to(folder / f"{name}.h5ad")
+    monkeypatch.setenv("RMVE_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
 def cells(make_cells) -> ad.AnnData:
     """240 cells of three types, not set up yet."""
     return make_cells()

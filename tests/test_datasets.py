@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import types
+from dataclasses import replace
 from functools import partial
 
 import anndata as ad
@@ -22,7 +23,8 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.metrics import silhouette_score
 
-from rmve import datasets
+from rmve import _atlases, datasets
+from rmve.body import organ_positions
 from rmve.data import download
 
 
@@ -433,6 +435,74 @@ def test_mnist_is_downloaded_once(server, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="pickle|npz|Zip|digits|allow"):  # the server has cells, no digits
             datasets.mnist(folder=tmp_path, progressbar=False)
     assert len(requests) == 2
+
+
+def test_hcl_profiles(atlas_cache):
+    """Profiles of one study, each with what its name says; only blood and tissues of no organ are without a place."""
+    adata = datasets.hcl_profiles()
+    assert adata.shape == (1187, 5467)
+    assert (adata.X.data == adata.X.data.round()).all()
+    profile = adata.obs.loc["M2 Macrophage_AdultAdipose1"]
+    assert profile.to_dict() == {
+        "cell_type": "M2 Macrophage",
+        "cell_state": "M2 Macrophage",
+        "sample": "AdultAdipose1",
+        "organ": "adipose",
+        "stage": "adult",
+    }
+    assert adata.obs["stage"].value_counts().to_dict() == {"adult": 695, "fetal": 428, "birth": 64}
+    assert adata.obs["sample"].nunique() == 79
+    no_place = np.isnan(adata.obsm["spatial"]).any(1)
+    assert set(adata.obs["organ"][no_place]) == {
+        "calvaria",
+        "cord blood",
+        "omentum",
+        "peripheral blood",
+        "rib",
+        "thymus",
+        "ureter",
+    }
+
+
+def test_cells_of_other_atlases(atlas_cache):
+    """Counts with the authors' labels and the organ, which has a place."""
+    heart, gut = datasets.heart_nuclei(), datasets.gut_cells()
+    assert heart.obs["cell_state"].nunique() == 38
+    assert gut.obs["cell_type"].nunique() == 68
+    for adata in (heart, gut):
+        assert np.isfinite(organ_positions(adata.obs["organ"])).all()
+        assert adata.X.min() == 0
+        assert (adata.X.data == adata.X.data.round()).all()
+
+
+@pytest.fixture
+def small_atlas(server, monkeypatch):
+    """Nuclei of the server in place of those of the heart; the function that reads them, and the requests."""
+    url, checksum, requests = server
+
+    def convert(path):
+        return ad.read_h5ad(path)[:10].copy()
+
+    small = _atlases.Atlas("small.h5ad", url, checksum, "", convert)
+    monkeypatch.setattr(_atlases, "_HEART", small)
+    return small, requests
+
+
+def test_atlas_is_downloaded_and_made_once(small_atlas, cells, tmp_path, monkeypatch):
+    """The file that is made of the public one is kept in the cache."""
+    small, requests = small_atlas
+    made = replace(small, counts_sha256=_atlases.digest(cells[:10]))
+    monkeypatch.setattr(_atlases, "_HEART", made)
+    for _ in range(2):
+        found = datasets.heart_nuclei(tmp_path / "cache", progressbar=False)
+        assert found.obs_names.equals(cells.obs_names[:10])
+    assert len(requests) == 1
+
+
+def test_atlas_file_with_something_else(small_atlas, tmp_path):
+    """A file in the cache is not believed for its name."""
+    with pytest.raises(ValueError, match="does not hold the cells of this atlas"):
+        datasets.heart_nuclei(tmp_path / "cache", progressbar=False)
 
 
 class FakeCensus(types.ModuleType):

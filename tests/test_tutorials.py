@@ -47,6 +47,8 @@ def test_code_runs(notebook, run_blocks, request, monkeypatch):
 
     Of the digits, a tenth is taken.
     """
+    if "datasets.hcl_profiles(" in notebook.read_text(encoding="utf-8"):
+        request.getfixturevalue("atlas_cache")
     if "datasets.mnist(" in notebook.read_text(encoding="utf-8"):
         request.getfixturevalue("mnist_cache")
         mnist = rmve.datasets.mnist

@@ -55,23 +55,36 @@ ORGANS = pd.DataFrame.from_dict(
     orient="index",
     columns=["x", "y", "width", "height"],
 )
-#: Other names of the same organs, as atlases write them.
+#: Other names of the same organs, as atlases write them, and parts of an organ, which are drawn as the whole.
 SYNONYMS = {
+    "adipose": "adipose tissue",
     "adrenal": "adrenal gland",
+    "appendix": "colon",
+    "artery": "aorta",
+    "ascending colon": "colon",
     "bladder organ": "bladder",
     "blood vessel": "aorta",
+    "cerebellum": "brain",
+    "cervix": "uterus",
+    "duodenum": "small intestine",
     "fat": "adipose tissue",
     "gallbladder": "gall bladder",
+    "ileum": "small intestine",
     "intestine": "small intestine",
     "large intestine": "colon",
     "mammary": "breast",
     "musculature": "muscle",
     "oesophagus": "esophagus",
     "pituitary": "pituitary gland",
+    "pleura": "lung",
     "prostate": "prostate gland",
+    "sigmoid colon": "colon",
     "skeletal muscle": "muscle",
     "skin of body": "skin",
+    "temporal lobe": "brain",
+    "terminal ileum": "small intestine",
     "thyroid": "thyroid gland",
+    "transverse colon": "colon",
     "urinary bladder": "bladder",
 }
 #: Left, right, top and bottom of the frame.

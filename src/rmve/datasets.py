@@ -13,9 +13,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from rmve._atlases import gut_cells, hcl_profiles, heart_nuclei
 from rmve._validation import check_positive_int
 from rmve.body import add_organ_positions
 from rmve.data.download import cache_folder, retrieve
+
+__all__ = [
+    "census",
+    "fetch_h5ad",
+    "gut_cells",
+    "hcl_profiles",
+    "heart_nuclei",
+    "mnist",
+    "pbmc68k_reduced",
+    "recover_counts",
+    "simulate",
+    "toy",
+]
 
 #: Largest distance from an integer at which a recovered count is believed.
 MAX_RESIDUAL = 0.25

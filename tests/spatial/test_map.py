@@ -518,6 +518,17 @@ def test_noise_is_called_noise(model):
         model.fit_spatial_map(spatial_key="spatial")
 
 
+def test_an_axis_of_noise_is_named(model):
+    """One axis follows expression and the other does not: the map has a signal, and only the first is a place."""
+    mixed = np.column_stack([model.adata.obsm["spatial"][:, 0], np.random.default_rng(0).normal(size=240)])
+    model.adata.obsm["half"] = mixed
+    with pytest.warns(
+        UserWarning, match=r"Of `adata.obsm\['half'\]`, axis 1 \(R² -?0.0\d\) is predicted little better"
+    ):
+        found = model.fit_spatial_map(spatial_key="half")
+    assert found.has_signal_
+
+
 def test_errors(model, make_cells):
     """What is missing is named."""
     for call in (model.map_to_space, model.get_spatial_genes):

@@ -61,16 +61,32 @@ def fit_map(
             UserWarning,
             stacklevel=3,
         )
-    _warn_of_mirrors(spatial_key, found.latent[known], coordinates[known], held_out, known, fitted)
+    mirrored = _warn_of_mirrors(spatial_key, found.latent[known], coordinates[known], held_out, known, fitted)
+    if fitted.has_signal_:
+        _warn_of_little(spatial_key, fitted, mirrored)
     return fitted
+
+
+def _warn_of_little(spatial_key: str, fitted: SpatialMap, mirrored: set[int]) -> None:
+    """Warn of axes that the map predicts little better than their mean would, for which there is no other warning."""
+    poor = {axis: r2 for axis, r2 in enumerate(fitted.r2_) if r2 < spatial.LITTLE and axis not in mirrored}
+    if poor:
+        axes = ", ".join(f"axis {axis} (R² {r2:.2f})" for axis, r2 in poor.items())
+        warnings.warn(
+            f"Of `adata.obsm[{spatial_key!r}]`, {axes} is predicted little better than by the mean of all cells: what the "
+            "cells express says hardly anything about it. Do not read it as a place.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _warn_of_mirrors(
     spatial_key: str, z: np.ndarray, s: np.ndarray, held_out: np.ndarray | None, known: np.ndarray, fitted: SpatialMap
-) -> None:
-    """Warn of axes along which both sides of the tissue look alike."""
+) -> set[int]:
+    """Warn of axes along which both sides of the tissue look alike, and return them."""
     judged = np.arange(len(s)) % 5 == 0 if held_out is None else held_out[known]
-    for mirror in spatial.find_mirrors(z, s, judged, fitted.r2_):
+    mirrors = spatial.find_mirrors(z, s, judged, fitted.r2_)
+    for mirror in mirrors:
         warnings.warn(
             f"Axis {mirror.axis} of `adata.obsm[{spatial_key!r}]` looks the same on both sides of {mirror.middle:.3g}: the distance "
             f"from there is predicted (R² {mirror.r2_of_distance:.2f}), the position is not (R² {mirror.r2:.2f}). Cells of a "
@@ -79,6 +95,7 @@ def _warn_of_mirrors(
             UserWarning,
             stacklevel=4,
         )
+    return {mirror.axis for mirror in mirrors}
 
 
 def identify_cells(adata: AnnData, spatial_key: str | None) -> np.ndarray:

@@ -4,6 +4,7 @@ from rmve.spatial._domains import pool_neighbors as pool_neighbors
 from rmve.spatial._folds import SCHEMES, folds
 from rmve.spatial._map import KINDS, cross_validate
 from rmve.spatial._map import SpatialMap as SpatialMap
+from rmve.spatial._quality import LITTLE as LITTLE
 from rmve.spatial._quality import Quality, quality
 from rmve.spatial._symmetry import find_mirrors as find_mirrors
 

@@ -11,6 +11,8 @@ from sklearn.metrics import r2_score
 MAX_PAIRS, N_PERMUTATIONS = 100_000, 199
 #: Above this p-value there is no sign that the embedding knows where a cell is.
 NO_SIGNAL = 0.05
+#: Below this share of explained variance an axis is predicted, if at all, little better than by the mean.
+LITTLE = 0.1
 
 
 @dataclass(frozen=True)
