@@ -21,6 +21,7 @@ import pytest
 import requests
 import scanpy as sc
 import scipy.sparse as sp
+import xarray as xr
 from sklearn.metrics import silhouette_score
 
 from rmve import _atlases, datasets
@@ -464,6 +465,30 @@ def test_hcl_profiles(atlas_cache):
     }
 
 
+def test_profiles_are_made_of_a_file_of_r(tmp_path, monkeypatch):
+    """Genes in rows and means of three numbers become profiles in rows and whole numbers; names are unique."""
+    table = xr.DataArray(
+        [[1 / 3, 2.0, 0.0], [0.0, 4 / 3, 1.0]], [("g", ["A", "B"]), ("p", ["T_Adult&#10;Lung1", "x", "x"])]
+    )
+    monkeypatch.setitem(sys.modules, "rdata", types.SimpleNamespace(read_rda=lambda path: {"ref.expr": table}))
+    monkeypatch.setattr(_atlases, "retrieve", lambda *_: tmp_path)
+    made = ad.AnnData(sp.csr_matrix(np.array([[1, 0], [6, 4], [0, 3]], dtype=np.float32)))
+    made.obs_names, made.var_names = ["T_AdultLung1", "x", "x-1"], ["A", "B"]
+    monkeypatch.setattr(_atlases, "PROFILES", replace(_atlases.PROFILES, counts_sha256=_atlases.digest(made)))
+    adata = datasets.hcl_profiles(tmp_path)
+    assert adata.obs_names.tolist() == ["T_AdultLung1"]
+    assert adata.obs["organ"].tolist() == ["lung"]
+
+
+def test_profiles_need_a_reader(tmp_path, monkeypatch):
+    """Without the package that reads the file, the error says which to install."""
+    monkeypatch.setitem(sys.modules, "rdata", None)
+    monkeypatch.setattr(_atlases, "retrieve", lambda *_: tmp_path)
+    with pytest.raises(ImportError, match=r"rmve\[r\]"):
+        datasets.hcl_profiles(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_cells_of_other_atlases(atlas_cache):
     """Counts with the authors' labels and the organ, which has a place."""
     heart, gut = datasets.heart_nuclei(), datasets.gut_cells()
@@ -484,7 +509,7 @@ def small_atlas(server, monkeypatch):
         return ad.read_h5ad(path)[:10].copy()
 
     small = _atlases.Atlas("small.h5ad", url, checksum, "", convert)
-    monkeypatch.setattr(_atlases, "_HEART", small)
+    monkeypatch.setattr(_atlases, "HEART", small)
     return small, requests
 
 
@@ -492,7 +517,7 @@ def test_atlas_is_downloaded_and_made_once(small_atlas, cells, tmp_path, monkeyp
     """The file that is made of the public one is kept in the cache."""
     small, requests = small_atlas
     made = replace(small, counts_sha256=_atlases.digest(cells[:10]))
-    monkeypatch.setattr(_atlases, "_HEART", made)
+    monkeypatch.setattr(_atlases, "HEART", made)
     for _ in range(2):
         found = datasets.heart_nuclei(tmp_path / "cache", progressbar=False)
         assert found.obs_names.equals(cells.obs_names[:10])

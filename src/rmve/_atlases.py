@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from rmve._files import replacing
 from rmve.body import add_organ_positions
 from rmve.data.download import cache_folder, retrieve
-from rmve.data.rda import read_matrix
 
 GITHUB = "https://raw.githubusercontent.com"
 #: Name of a profile: type, state or nothing, sample, and a number where others have the same name. Other studies in the same
@@ -96,7 +95,12 @@ def describe_profiles(names: pd.Index) -> pd.DataFrame:
 
 def _convert_profiles(path: Path) -> ad.AnnData:
     """Three times the values: they are means of three whole numbers."""
-    matrix = read_matrix(path).T
+    try:
+        import rdata
+    except ImportError as error:
+        raise ImportError('`rmve.datasets.hcl_profiles` needs another package: pip install "rmve[r]"') from error
+    (table,) = rdata.read_rda(path).values()  # genes and profiles
+    matrix = table.to_pandas().T
     adata = ad.AnnData(sp.csr_matrix(np.round(3.0 * matrix.to_numpy()), dtype=np.float32))
     adata.obs_names, adata.var_names = matrix.index.str.replace("&#10;", ""), matrix.columns
     adata.obs_names_make_unique()
@@ -123,21 +127,21 @@ def _with_counts(adata: ad.AnnData, obs: pd.DataFrame) -> ad.AnnData:
     return made[:, np.asarray(counts.sum(0)).ravel() > 0].copy()
 
 
-_PROFILES = Atlas(
+PROFILES = Atlas(
     "hcl_profiles.h5ad",
     f"{GITHUB}/ggjlab/scHCL/0ea579017e01f147f335d83194da329b472dc9fd/data/ref.expr.rda",
     "4aad229a8d60ab593fdae06bd836cc52404965e625ce2c2f44c8d58328adf8a7",
     "66bdcbe7cef6a601a14bba3aa7a4347d7d39c79a876139c85ca916b98bac2b58",
     _convert_profiles,
 )
-_HEART = Atlas(
+HEART = Atlas(
     "hca_heart_san_1000.h5ad",
     f"{GITHUB}/czi-ai/transcriptformer/6dd620553ead29af56f866493f13e6fe89ce9225/test/data/human_val.h5ad",
     "1168cbc6488b017adc736a43d7a7c486b3aa409be742c918fc89ef1a2083b492",
     "5d6c21602a496ca2c6ee8b0607aacc92535978e6b9ec864e4cc25ed24d3d4c1f",
     _convert_heart,
 )
-_GUT = Atlas(
+GUT = Atlas(
     "gut_scp1884_1020.h5ad",
     f"{GITHUB}/BiomedSciAI/biomed-multi-omic/78d2ba11e39e6027fe27c950b096be33d992bcbe/bmfm_targets/tests/resources/finetune/SCP1884/h5ad/scp1884.h5ad",
     "b8f5194a4969e93ab2cf33580a554f87235f6e16a611efa9149ef5e0b4d69d19",
@@ -152,7 +156,8 @@ def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> 
     Each row is a *profile*, not a cell: the mean of about a hundred cells of one type in one tissue sample, as the authors
     of the atlas (Han *et al.*, 2020) made them for their own classifier, with low values set to zero. Profiles of other studies in
     the same file are left out: a study has few organs, so that the two cannot be told apart. The file of 2.3 MB (GPL-3) is
-    downloaded once; a file ``hcl_profiles.h5ad`` in the cache is taken if it holds the same profiles.
+    downloaded once, which needs the package ``rdata`` (``pip install "rmve[r]"``); a file ``hcl_profiles.h5ad`` in the cache is
+    taken if it holds the same profiles.
 
     Parameters
     ----------
@@ -167,12 +172,14 @@ def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> 
 
     Raises
     ------
+    ImportError
+        If ``rdata`` is not installed, and the file is not in the cache.
     ValueError
         If the file holds something else.
     OSError
         If the file cannot be had.
     """
-    adata = _PROFILES.load(folder, progressbar)
+    adata = PROFILES.load(folder, progressbar)
     adata = ad.AnnData(adata.X, obs=describe_profiles(adata.obs_names), var=adata.var[[]])
     adata = adata[adata.obs["sample"].notna()].copy()
     add_organ_positions(adata, "organ")
@@ -202,7 +209,7 @@ def heart_nuclei(folder: str | Path | None = None, progressbar: bool = True) -> 
     OSError
         If the file cannot be had.
     """
-    return _HEART.load(folder, progressbar)
+    return HEART.load(folder, progressbar)
 
 
 def gut_cells(folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
@@ -228,4 +235,4 @@ def gut_cells(folder: str | Path | None = None, progressbar: bool = True) -> ad.
     OSError
         If the file cannot be had.
     """
-    return _GUT.load(folder, progressbar)
+    return GUT.load(folder, progressbar)
