@@ -26,7 +26,7 @@ def cells_of(notebook: Path, kind: str) -> list[dict]:
 
 def test_there_are_notebooks():
     """There is something to run."""
-    assert len(NOTEBOOKS) == 8
+    assert len(NOTEBOOKS) == 9
 
 
 @pytest.fixture
