@@ -70,8 +70,7 @@ def test_share_of_zeros(matrix, counts):
 def test_statistics_of_any_matrix(matrix, counts, monkeypatch):
     """Statistics do not depend on how the matrix is stored, nor on the blocks it is read in."""
     whole = init.input_statistics(counts, get_likelihood("nb"))
-    monkeypatch.setattr(init, "CHUNK", 17)
-    monkeypatch.setattr(on_disk.row_chunks, "__defaults__", (None, 17))
+    monkeypatch.setattr(on_disk, "CHUNK", 17)
     chunked = init.input_statistics(matrix, get_likelihood("nb"))
     for name in ("mean", "sd", "target_sum", "size_factor_scale", "output_bias"):
         np.testing.assert_allclose(getattr(chunked, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
@@ -139,8 +138,7 @@ def test_principal_components_are_sklearns(counts):
 def test_chunked_principal_components(matrix, counts, monkeypatch):
     """Reading in blocks, from any storage, gives the components of the whole."""
     whole = init.principal_components(center, counts, 5, seed=0)
-    monkeypatch.setattr(init, "CHUNK", 17)
-    monkeypatch.setattr(on_disk.row_chunks, "__defaults__", (None, 17))
+    monkeypatch.setattr(on_disk, "CHUNK", 17)
     np.testing.assert_allclose(init.principal_components(center, matrix, 5, seed=0), whole, atol=1e-3)
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -220,9 +221,26 @@ def stopped(untrained, tmp_path) -> Path:
 
 def test_other_cells_are_refused(stopped, cells, make_cells):
     """A run goes on with its own cells in their order."""
-    for other in (make_cells(n_cells=239), cells[::-1].copy()):
+    changed = cells.copy()
+    for values in (changed.X, changed.layers["counts"]):
+        values.data[-1] += 1
+    for other in (make_cells(n_cells=239), cells[::-1].copy(), changed):
         with pytest.raises(ValueError, match="does not hold the cells of the run"):
             RMVE.resume(stopped, other)
+
+
+@pytest.mark.parametrize("form", ["dense", "float64", "on disk"])
+def test_cells_that_are_stored_otherwise(stopped, cells, tmp_path, form):
+    """The same values are the same cells."""
+    other = cells.copy()
+    for key in (None, "counts"):
+        x = other.layers[key] if key else other.X
+        x = x.toarray() if form == "dense" else x.astype(np.float64)
+        other.X, other.layers[key or "more"] = (other.X, x) if key else (x, x)
+    if form == "on disk":
+        other.write_h5ad(tmp_path / "cells.h5ad")
+        other = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    assert RMVE.resume(stopped, other, quiet=True).is_trained
 
 
 def test_a_run_is_not_overwritten(stopped, untrained, saved):

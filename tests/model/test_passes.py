@@ -25,6 +25,20 @@ def file(make_cells, tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def rows(monkeypatch) -> list[int]:
+    """Number of rows of each block that is read from now on, of data on disk or dense."""
+    found, original = [], on_disk.read_rows
+
+    def count(x, wanted):
+        found.append(len(wanted))
+        return original(x, wanted)
+
+    for module in (on_disk, loading):
+        monkeypatch.setattr(module, "read_rows", count)
+    return found
+
+
 @pytest.mark.parametrize(
     ("setup", "options", "train", "passes"),
     [
@@ -37,16 +51,8 @@ def file(make_cells, tmp_path_factory):
     ],
     ids=str,
 )
-def test_passes_before_the_first_epoch(file, tmp_path, monkeypatch, setup, options, train, passes):
+def test_passes_before_the_first_epoch(file, tmp_path, monkeypatch, rows, setup, options, train, passes):
     """One for the checks, one for the statistics of the genes, and one for the principal components."""
-    rows, original = [], on_disk.read_rows
-
-    def count(x, wanted):
-        rows.append(len(wanted))
-        return original(x, wanted)
-
-    for module in (on_disk, loading):
-        monkeypatch.setattr(module, "read_rows", count)
 
     class Stop(Callback):
         def on_train_epoch_start(self, trainer, plan):
@@ -61,3 +67,24 @@ def test_passes_before_the_first_epoch(file, tmp_path, monkeypatch, setup, optio
     adata.file.close()
     assert sum(rows) <= passes * N_CELLS + SAMPLE
     assert sum(rows) >= 2 * N_CELLS
+
+
+@pytest.mark.parametrize(
+    ("act", "passes"),
+    [
+        (lambda cells, folder, model: RMVE.load(folder, adata=cells), 1),
+        (lambda cells, folder, model: RMVE.load_query_data(cells, model), 1),
+        (lambda cells, folder, model: RMVE.load_query_data(cells[:, ::-1].copy(), model, True), 1),
+        (lambda cells, folder, model: model.predict(cells), 2),
+        (lambda cells, folder, model: model.annotate(cells), 2),
+    ],
+    ids=["load", "query", "reordered query", "predict", "annotate"],
+)
+def test_passes_over_new_cells(shared, saved, make_cells, rows, act, passes):
+    """One for the checks, and one to encode the cells where that is asked for."""
+    cells = make_cells(n_cells=40, seed=3)
+    cells.layers["counts"] = cells.layers["counts"].toarray()
+    shared.get_novelty()  # what the training cells are like is found once
+    rows.clear()
+    act(cells, saved, shared)
+    assert rows.count(40) == passes  # blocks of training cells are larger

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rmve import RMVE, _validation
+from rmve import RMVE
 
 
 @pytest.fixture
@@ -294,20 +294,3 @@ def test_attributes_cannot_replace_methods(folder, cells, forge):
     """Only the attributes that are saved are read: a document cannot put others in place of a model's own."""
     forge(folder, lambda document: document["attributes"].update(predict="not a method"))
     assert callable(RMVE.load(folder, adata=cells).predict)
-
-
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda model, folder, cells: RMVE.load(folder, adata=cells),
-        lambda model, folder, cells: model.predict(cells),
-        lambda model, folder, cells: model.annotate(cells),
-    ],
-    ids=["load", "predict", "annotate"],
-)
-def test_new_values_are_checked_once(shared, saved, make_cells, monkeypatch, act):
-    """A pass over the data, also on disk, says all that is asked of them."""
-    cells, passes, original = make_cells(n_cells=40, seed=3), [], _validation.check_finite
-    monkeypatch.setattr(_validation, "check_finite", lambda *args: (passes.append(args[0]), original(*args))[1])
-    act(shared, saved, cells)
-    assert len(passes) == 1

@@ -10,7 +10,7 @@ import pytest
 from anndata import AnnData
 from lightning.pytorch.callbacks import Callback
 
-from rmve import RMVE, _validation
+from rmve import RMVE
 
 QUICK = {"max_epochs": 2, "quiet": True, "plan_kwargs": {"weight_decay": 0.0}}
 FIXED = "neither embedding nor clusters"
@@ -94,17 +94,6 @@ def test_a_resumed_query_is_one(batched, query, tmp_path):
         model.train(**QUICK | {"max_epochs": 3}, checkpoint_dir=tmp_path / "run", callbacks=[Stop()])
     resumed = RMVE.resume(tmp_path / "run", query.copy(), quiet=True)
     np.testing.assert_array_equal(resumed.get_latent_representation(), before)
-
-
-@pytest.mark.parametrize("reorder", [False, True])
-def test_values_are_looked_at_once(batched, query, monkeypatch, reorder):
-    """A pass over the data, which may be on disk, says all that is asked of them."""
-    passes, original = [], _validation.check_finite
-    monkeypatch.setattr(_validation, "check_finite", lambda *args: (passes.append(args[0]), original(*args))[1])
-    if reorder:
-        query = query[:, ::-1].copy()
-    RMVE.load_query_data(query, batched, inplace_subset_query_vars=reorder)
-    assert len(passes) == 1
 
 
 def test_a_query_of_a_query(batched, query, make_cells):

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 
-from rmve.data.on_disk import CHUNK, row_chunks, row_sums
+from rmve.data.on_disk import row_chunks, row_sums
 from rmve.likelihoods import Likelihood
 
 #: Cells that principal components and k-means are fitted to; more are projected and assigned.
@@ -88,12 +88,14 @@ def input_statistics(
             scale = float(np.median(totals / size_factor))
             library = size_factor * scale
     total, square, raw = np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    for i, block in enumerate(row_chunks(x)):
+    done = 0
+    for block in row_chunks(x):
         if watch is not None:
             watch(block)
         if library is not None:
             raw += block.sum(0, dtype=np.float64)
-            block = log_normalize(block, library[i * CHUNK : (i + 1) * CHUNK], target_sum)
+            block = log_normalize(block, library[done : done + len(block)], target_sum)
+        done += len(block)
         total += block.sum(0, dtype=np.float64)
         square += np.square(block, dtype=np.float64).sum(0)
     mean = total / n
@@ -128,8 +130,10 @@ def principal_components(standardize, x, n_components: int, seed: int, max_cells
     n_components = max(1, min(n_components, len(fit_rows) - 1, x.shape[1]))
 
     def blocks(rows):
-        for start, block in zip(range(0, len(rows), CHUNK), row_chunks(x, rows), strict=True):
-            yield standardize(block, rows[start : start + CHUNK])
+        done = 0
+        for block in row_chunks(x, rows):
+            yield standardize(block, rows[done : done + len(block)])
+            done += len(block)
 
     fitted_on = np.concatenate(list(blocks(fit_rows)))
     pca = PCA(n_components, svd_solver="auto", random_state=int(rng.integers(2**31 - 1))).fit(fitted_on)

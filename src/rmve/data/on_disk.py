@@ -18,7 +18,7 @@ from rmve.maths.sparse_structure import check_offsets, check_structure
 RUN_LENGTH, CELLS_IN_MEMORY = 256, 32_768
 #: Wanted rows at most this far apart are read in one run.
 MAX_GAP = 64
-#: Rows of a block, where all of a matrix is read.
+#: Rows of a block, where all of a matrix is read and nothing else is said.
 CHUNK = 4096
 
 
@@ -93,7 +93,7 @@ def batches_in_memory(batches: list[np.ndarray], rng: np.random.Generator | None
             yield np.split(rows, np.cumsum([len(batch) for batch in group])[:-1])
 
 
-def row_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator[np.ndarray]:
+def row_chunks(x, rows: np.ndarray | None = None, size: int | None = None) -> Iterator[np.ndarray]:
     """Rows of a dense, sparse or backed matrix as dense ``float32`` blocks of at most ``size`` rows; ``rows`` ascend."""
     for block in stored_chunks(x, rows, size):
         yield to_dense(block)
@@ -104,9 +104,10 @@ def to_dense(block) -> np.ndarray:
     return np.ascontiguousarray(block.astype(np.float32).toarray() if sp.issparse(block) else block, dtype=np.float32)
 
 
-def stored_chunks(x, rows: np.ndarray | None = None, size: int = CHUNK) -> Iterator:
+def stored_chunks(x, rows: np.ndarray | None = None, size: int | None = None) -> Iterator:
     """The same blocks as they are stored, dense or sparse."""
     rows = np.arange(x.shape[0]) if rows is None else rows
+    size = CHUNK if size is None else size
     for start in range(0, len(rows), size):
         yield read_rows(x, rows[start : start + size])
 
