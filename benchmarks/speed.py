@@ -9,6 +9,9 @@ seconds on a CPU and as seconds on a GPU. Methods take turns round by round, so 
 from __future__ import annotations
 
 import argparse
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -48,6 +51,7 @@ PARTS = {
     "mini-batch": ([128, 256, 512, 1024], ["rmve nb", "scvi nb", "scvi zinb"]),
     "clusters": (["pbmc3k", "kang"], ["rmve", "scvi + Leiden"]),
     "disk": ([100_000, 1_000_000], ["rmve"]),
+    "command line": ([300_000], ["rmve cluster", "rmve cluster --backed"]),
 }
 ROUNDS = {
     "training": 5,
@@ -58,6 +62,7 @@ ROUNDS = {
     "mini-batch": 3,
     "clusters": 1,
     "disk": 1,
+    "command line": 1,
 }
 
 
@@ -228,6 +233,22 @@ def run_from_disk(n_cells: int) -> dict:
         return {"file_gb": path.stat().st_size / 2**30, **in_own_process(from_disk, path)}
 
 
+def command_line(path: Path, options: list[str]) -> float:
+    """Peak of the memory of ``rmve cluster`` on a file, in GB; two epochs are enough to reach it."""
+    options = ["-o", str(path.with_stem("clustered")), "--max-epochs", "2", "--quiet", *options]
+    subprocess.run([sys.executable, "-m", "rmve", "cluster", str(path), *options], check=True)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def run_command_line(method: str, n_cells: int) -> dict:
+    """Write a file, run the command on it, remove both files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        in_own_process(write_to_disk, path, n_cells)
+        peak = in_own_process(command_line, path, method.split()[2:])
+        return {"file_gb": path.stat().st_size / 2**30, "process_gb": peak}
+
+
 def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict]:
     """One run."""
     row = {"part": part, "device": device, "method": method, "value": value, "round": turn}
@@ -236,6 +257,8 @@ def run(part: str, device: str, method: str, value: str, turn: int) -> list[dict
         return [row | {"cells_per_second": BATCH_SIZE / matrix_products(N_GENES, BATCH_SIZE)}]
     if part == "disk":
         return [row | run_from_disk(int(value))]
+    if part == "command line":
+        return [row | run_command_line(method, int(value))]
     if part == "clusters":
         adata = load(value).adata
         adata.obsp.clear()
@@ -331,6 +354,12 @@ def disk_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([cells, numbers, rows[[*sizes]].round(2).rename(columns=sizes)], axis=1)
 
 
+def command_line_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Memory of the command line, with the counts in memory and on disk."""
+    table = rows[["value", "method", "file_gb", "process_gb"]].round(2)
+    return table.set_axis(["cells", "command", "file, GB", "peak of the process, GB"], axis=1)
+
+
 def summarize(rows: pd.DataFrame) -> str:
     """All tables as Markdown."""
     text = []
@@ -342,6 +371,8 @@ def summarize(rows: pd.DataFrame) -> str:
             text.append(to_markdown(batch_table(group)))
         elif part == "clusters":
             text.append(to_markdown(clusters_table(group)))
+        elif part == "command line":
+            text.append(to_markdown(command_line_table(group)))
         elif part == "disk":
             text.append(to_markdown(disk_table(group)))
         else:
