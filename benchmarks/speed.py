@@ -51,7 +51,7 @@ PARTS = {
     "mini-batch": ([128, 256, 512, 1024], ["rmve nb", "scvi nb", "scvi zinb"]),
     "clusters": (["pbmc3k", "kang"], ["rmve", "scvi + Leiden"]),
     "disk": ([100_000, 1_000_000], ["rmve"]),
-    "command line": ([300_000], ["rmve cluster", "rmve cluster --backed"]),
+    "command line": ([100_000], ["rmve cluster", "rmve cluster --backed"]),
 }
 ROUNDS = {
     "training": 5,
