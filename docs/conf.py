@@ -53,7 +53,7 @@ bibtex_reference_style = "author_year"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Links: to the pages of other packages where the network is there, as in the published build, and to the source.
+# Links: to the pages of other packages in the published build, which has the network, and to the source.
 intersphinx_mapping = {
     "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
     "matplotlib": ("https://matplotlib.org/stable/", None),
@@ -63,7 +63,7 @@ intersphinx_mapping = {
     "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
     "scvi-tools": ("https://docs.scvi-tools.org/en/stable/", None),
 }
-if not os.environ.get("CI"):
+if not os.environ.get("READTHEDOCS"):
     intersphinx_mapping = {}
 
 
