@@ -54,7 +54,8 @@ def blood() -> ad.AnnData:
     means = markers.groupby(model.predict(), observed=True).mean()
     means = (means - means.mean()) / means.std()
     scores = pd.DataFrame({name: means[genes].mean(axis=1) for name, genes in MARKERS.items()})
-    model.rename_clusters(scores.idxmax(axis=1).drop_duplicates().to_dict())
+    names = scores.apply(lambda row: " and ".join(row.index[row > row.max() - 0.5]), axis=1)  # of several types alike
+    model.rename_clusters(names.drop_duplicates().to_dict())
     model.annotate()
     sc.pp.neighbors(adata, use_rep="X_rmve")
     sc.tl.umap(adata)
