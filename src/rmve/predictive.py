@@ -75,13 +75,15 @@ def read_less(batch: dict[str, Tensor], min_molecules: float) -> dict[str, Tenso
 
     Returns
     -------
-    The mini-batch with fewer molecules as ``x``, and size factors that are as much smaller.
+    The mini-batch with fewer molecules as ``x``, and size factors that are as much smaller; the same one if no cell has enough.
     """
     x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
     with torch.no_grad():
         total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
         most = (total / min_molecules).clamp(min=1.0).log2().floor()
         times = torch.minimum(((most + 1.0) * torch.rand_like(most)).floor(), most)
+        if not times.any():
+            return batch
         read = (
             x.with_values(halve(x.values, times.index_select(0, x.rows)))
             if isinstance(x, SparseRows)
