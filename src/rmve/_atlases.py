@@ -12,9 +12,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from rmve._docs import shared
 from rmve._files import replacing
 from rmve.body import add_organ_positions
 from rmve.data.download import cache_folder, retrieve
+
+documented = shared(
+    fetched="""
+    folder, progressbar
+        As in :func:`rmve.datasets.fetch_h5ad`.
+    """,
+    not_had="""
+    ValueError
+        If the file holds something else.
+    OSError
+        If the file cannot be had.
+    """,
+)
 
 GITHUB = "https://raw.githubusercontent.com"
 #: Name of a profile: type, state or nothing, sample, and a number where others have the same name. Other studies in the same
@@ -150,6 +164,7 @@ GUT = Atlas(
 )
 
 
+@documented
 def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
     """Profiles of cell types all over the human body: the Human Cell Landscape.
 
@@ -161,8 +176,7 @@ def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> 
 
     Parameters
     ----------
-    folder, progressbar
-        As in :func:`rmve.datasets.fetch_h5ad`.
+    %(fetched)s
 
     Returns
     -------
@@ -174,10 +188,7 @@ def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> 
     ------
     ImportError
         If ``rdata`` is not installed, and the file is not in the cache.
-    ValueError
-        If the file holds something else.
-    OSError
-        If the file cannot be had.
+    %(not_had)s
     """
     adata = PROFILES.load(folder, progressbar)
     adata = ad.AnnData(adata.X, obs=describe_profiles(adata.obs_names), var=adata.var[[]])
@@ -186,6 +197,7 @@ def hcl_profiles(folder: str | Path | None = None, progressbar: bool = True) -> 
     return adata
 
 
+@documented
 def heart_nuclei(folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
     """1,000 nuclei of the human sinoatrial node, from the Human Cell Atlas.
 
@@ -194,8 +206,7 @@ def heart_nuclei(folder: str | Path | None = None, progressbar: bool = True) -> 
 
     Parameters
     ----------
-    folder, progressbar
-        As in :func:`rmve.datasets.fetch_h5ad`.
+    %(fetched)s
 
     Returns
     -------
@@ -204,14 +215,12 @@ def heart_nuclei(folder: str | Path | None = None, progressbar: bool = True) -> 
 
     Raises
     ------
-    ValueError
-        If the file holds something else.
-    OSError
-        If the file cannot be had.
+    %(not_had)s
     """
     return HEART.load(folder, progressbar)
 
 
+@documented
 def gut_cells(folder: str | Path | None = None, progressbar: bool = True) -> ad.AnnData:
     """1,020 cells of the human ileum and colon.
 
@@ -220,8 +229,7 @@ def gut_cells(folder: str | Path | None = None, progressbar: bool = True) -> ad.
 
     Parameters
     ----------
-    folder, progressbar
-        As in :func:`rmve.datasets.fetch_h5ad`.
+    %(fetched)s
 
     Returns
     -------
@@ -230,9 +238,6 @@ def gut_cells(folder: str | Path | None = None, progressbar: bool = True) -> ad.
 
     Raises
     ------
-    ValueError
-        If the file holds something else.
-    OSError
-        If the file cannot be had.
+    %(not_had)s
     """
     return GUT.load(folder, progressbar)

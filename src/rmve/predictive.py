@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -77,22 +78,10 @@ def read_less(batch: dict[str, Tensor], min_molecules: float) -> dict[str, Tenso
     -------
     The mini-batch with fewer molecules as ``x``, and size factors that are as much smaller; the same one if no cell has enough.
     """
-    x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
     with torch.no_grad():
-        total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
-        most = (total / min_molecules).clamp(min=1.0).log2().floor()
+        most = (_totals(batch) / min_molecules).clamp(min=1.0).log2().floor()
         times = torch.minimum(((most + 1.0) * torch.rand_like(most)).floor(), most)
-        if not times.any():
-            return batch
-        read = (
-            x.with_values(halve(x.values, times.index_select(0, x.rows)))
-            if isinstance(x, SparseRows)
-            else halve(x, times[:, None].expand_as(x))
-        )
-    less: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: read}
-    if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
-        less[REGISTRY_KEYS.SIZE_FACTOR_KEY] = batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] * 0.5 ** times[:, None]
-    return less
+        return _with_fewer(batch, halve, times, 0.5**times) if times.any() else batch
 
 
 def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
@@ -109,14 +98,38 @@ def thin_batch(batch: dict[str, Tensor], n_molecules: int) -> dict[str, Tensor]:
     -------
     The mini-batch with thinned counts, and size factors that are as much smaller.
     """
+    share = (n_molecules / _totals(batch)).clamp(max=1.0)
+    return _with_fewer(batch, thin, share, share)
+
+
+def _totals(batch: dict[str, Tensor]) -> Tensor:
+    """Molecules of each cell, shape ``(B,)``."""
     x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
-    total = x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
-    share = (n_molecules / total).clamp(max=1.0)
+    return x.row_sums() if isinstance(x, SparseRows) else x.sum(-1)
+
+
+def _with_fewer(
+    batch: dict[str, Tensor], draw: Callable[[Tensor, Tensor], Tensor], of_cell: Tensor, share: Tensor
+) -> dict[str, Tensor]:
+    """A mini-batch with a random part of the molecules of each cell.
+
+    Parameters
+    ----------
+    batch
+        A mini-batch of counts, shape ``(B, G)``.
+    draw
+        Draws molecules of entries by a number for each entry.
+    of_cell
+        That number for each cell, shape ``(B,)``.
+    share
+        Expected share of the molecules that a cell keeps, and of its size factor, shape ``(B,)``.
+    """
+    x = cast("Tensor | SparseRows", batch[REGISTRY_KEYS.X_KEY])
+    fewer: dict[str, Any] = dict(batch)
     if isinstance(x, SparseRows):
-        x = x.with_values(thin(x.values, share.index_select(0, x.rows)))
+        fewer[REGISTRY_KEYS.X_KEY] = x.with_values(draw(x.values, of_cell.index_select(0, x.rows)))
     else:
-        x = thin(x, share[:, None].expand_as(x))
-    thinned: dict[str, Any] = {**batch, REGISTRY_KEYS.X_KEY: x}
+        fewer[REGISTRY_KEYS.X_KEY] = draw(x, of_cell[:, None].expand_as(x))
     if REGISTRY_KEYS.SIZE_FACTOR_KEY in batch:
-        thinned[REGISTRY_KEYS.SIZE_FACTOR_KEY] = share[:, None] * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
-    return thinned
+        fewer[REGISTRY_KEYS.SIZE_FACTOR_KEY] = share[:, None] * batch[REGISTRY_KEYS.SIZE_FACTOR_KEY]
+    return fewer
