@@ -132,7 +132,8 @@ def body_map(
         Key of ``adata.obsm`` with positions in the body; ``None`` is where the model puts the cells.
     names
         Whether to write the name of each category beside the body, with a line to its median.
-    %(one_panel)s
+    %(ax_of_panel)s
+    %(show)s
     %(colors)s
     %(na_color)s
     %(sort_order)s

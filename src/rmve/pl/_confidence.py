@@ -39,7 +39,8 @@ def confidence(
     measure
         ``"confidence"``: ``max q(y|x)``; ``"entropy"`` of ``q(y|x)`` over the clusters, in nats: 0 for a cell that is
         sure, 0.69 for one between two clusters, more for one between several.
-    %(figure)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------

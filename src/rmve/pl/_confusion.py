@@ -38,7 +38,8 @@ def confusion(
         Column of ``adata.obs`` with the labels; cells without a label are left out.
     key
         The ``key_added`` of ``annotate``.
-    %(figure)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------

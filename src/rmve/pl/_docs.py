@@ -9,6 +9,14 @@ documented = shared(
     key
         Its ``key_added``.
     """,
+    ax="""
+    ax
+        Axes to draw on; ``None`` makes a figure.
+    """,
+    ax_of_panel="""
+    ax
+        Axes to draw on; ``None`` makes a figure. For one panel only.
+    """,
     axis="""
     axis
         The coordinate.
@@ -42,14 +50,6 @@ documented = shared(
     drawn="""
     The axes; a list of them for several panels; the figure with ``return_fig=True``; ``None`` with ``show=True``.
     """,
-    figure="""
-    ax
-        Axes to draw on; ``None`` makes a figure.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
-    """,
     frameon="""
     frameon
         Whether panels have axes and their labels; ``None``: yes.
@@ -81,14 +81,6 @@ documented = shared(
         If a key is missing, or a name is neither a column nor a gene.
     TypeError
         If scatter takes no such argument.
-    """,
-    one_panel="""
-    ax
-        Axes to draw on; ``None`` makes a figure. For one panel only.
-    show
-        Whether to show the figure; ``None``: in an interactive session, unless ``ax`` is given.
-    save
-        File to write.
     """,
     panels="""
     title

@@ -92,7 +92,8 @@ def embedding(
     ellipses
         Whether the mixture's components in use are drawn, too: two standard deviations around their means, which
         hold 86 % of a component's mass on the plane. For RMVE's own embedding only, which is then the default.
-    %(one_panel)s
+    %(ax_of_panel)s
+    %(show)s
     %(colors)s
     %(na_color)s
     %(na_in_legend)s

@@ -41,7 +41,8 @@ def history(
     ----------
     model_or_history
         Trained model, or its ``history``.
-    %(figure)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------

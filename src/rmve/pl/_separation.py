@@ -34,7 +34,8 @@ def separation(
     Parameters
     ----------
     %(annotated)s
-    %(figure)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------

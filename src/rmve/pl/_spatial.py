@@ -85,7 +85,8 @@ def spatial(
     %(spatial_key)s
     axes
         The two coordinates to draw.
-    %(one_panel)s
+    %(ax_of_panel)s
+    %(show)s
     invert_y
         Whether the vertical axis points down, as in an image. ``None``: if ``adata.uns[spatial_key]`` says that positions
         are those of an image, as scanpy and squidpy store it, and the vertical axis is the second coordinate.

@@ -67,7 +67,8 @@ def spatial_error(
         Whether to draw arrows from true to predicted positions. Up to 100 cells have an arrow each. Of more, an arrow is
         the mean of the cells in a square, ten of which span the longer side, and its colour is their mean error: where
         cells are off in all directions, arrows are short and errors are large.
-    %(figure)s
+    %(ax)s
+    %(show)s
     invert_y
         Whether the vertical axis points down; ``None`` as in :func:`rmve.pl.spatial`.
     %(unit)s
@@ -143,7 +144,8 @@ def spatial_fit(
     %(mapped)s
     %(axis)s
     %(spatial_key)s
-    %(figure)s
+    %(ax)s
+    %(show)s
     %(unit)s
     %(dot_size)s
     title
@@ -197,7 +199,8 @@ def spatial_genes(
     %(axis)s
     n_genes
         Number of genes in each direction.
-    %(figure)s
+    %(ax)s
+    %(show)s
 
     Returns
     -------
